@@ -1,17 +1,19 @@
 package dataplane
 
 import (
-	"net"
+	"errors"
+	"log/slog"
 	"net/netip"
 	"time"
-
-	"github.com/pion/rtcp"
-	"github.com/sluicegw/sluice/dataplane/srtp"
 )
 
-// This file is the plane as control plane packages see it. (Lead's sketch: the
-// owner of the package turns Plane, Transport and Line into concrete types in
-// files of their own, keeps these method names and deletes this file.)
+// Errors of the plane. They are wrapped with the name of what they are about.
+var (
+	ErrNoNetwork = errors.New("no such network: name one of the configured networks")
+	ErrNoPorts   = errors.New("no free RTP port pair: widen the network's port range or end calls")
+	ErrNoFamily  = errors.New("the network has no address of this family: add one to its addresses")
+	ErrClosed    = errors.New("closed")
+)
 
 // Network is a named side of the box.
 type Network struct {
@@ -30,7 +32,7 @@ type Config struct {
 	Forwarder Forwarder     // nil: everything runs on the user engine for Reason
 	Reason    Reason        // why Forwarder is nil
 	Drain     time.Duration // how long a phone port stays closed to others after hang-up; 0 = 5 s
-	// + Logger *slog.Logger, clock for tests
+	Logger    *slog.Logger  // nil = discard
 }
 
 // Kind of media a line carries.
@@ -40,6 +42,17 @@ const (
 	Audio Kind = iota + 1
 	Video
 )
+
+// String is the SDP media name (RFC 8866 5.14).
+func (k Kind) String() string {
+	switch k {
+	case Audio:
+		return "audio"
+	case Video:
+		return "video"
+	}
+	return ""
+}
 
 // Format is one payload type as a leg numbers it.
 type Format struct {
@@ -69,59 +82,28 @@ type Remote struct {
 	// LatchIP, when valid, allows one latch to that address (the signalling
 	// source's) within LatchFor; the zero value is strict source.
 	LatchIP  netip.Addr
-	LatchFor time.Duration
+	LatchFor time.Duration // 0 = 5 s
 }
 
 // Events of a transport. They are called one at a time, never with a lock of
-// the plane held, and must not block.
+// the plane held, and must not block. Any may be nil.
 type Events struct {
 	Latched         func(netip.AddrPort)
 	KeyframeRequest func(*Line) // PLI/FIR from the peer that this AVP leg cannot be told by RTCP
 	AuthFailing     func(since time.Time)
 }
 
-// Plane is the data plane of one gateway.
-type Plane interface {
-	// NewBrowserTransport makes a transport on the network's shared browser port.
-	NewBrowserTransport(network string, ev Events) (*Transport, error)
-	// NewPhoneTransport takes an even port and its odd neighbour; ErrNoPorts
-	// when the range is used up. v6 chooses the family.
-	NewPhoneTransport(network string, v6 bool, ev Events) (*Transport, error)
-	// BrowserMux gives the STUN and DTLS of the network's shared port as a
-	// net.PacketConn for pion/ice's UDPMux; RTP and RTCP never enter it.
-	// One per address of the network.
-	BrowserMux(network string) []net.PacketConn
-	// Join connects two lines both ways; it replaces what either was joined to.
-	// aToB and bToA map payload types of the first leg's numbering to the other's.
-	Join(a, b *Line, aToB, bToA PayloadMap) error
-	Snapshot() []FlowInfo
-	Close() error
-}
-
 // PayloadMap maps a payload type of one leg to the other's; PayloadDrop drops.
+// Its zero value maps everything to payload type 0: start from NewPayloadMap.
 type PayloadMap [128]uint8
 
-// Transport is one leg's media transport. Methods may be called from any goroutine.
-type TransportAPI interface {
-	Local() (rtp, rtcp netip.AddrPort)      // what we are bound to
-	Advertised() (rtp, rtcp netip.AddrPort) // what SDP says
-	SetRemote(Remote)                       // phone side
-	// SetPair is the browser side's: the selected ICE candidate pair.
-	SetPair(local, remote netip.AddrPort)
-	// SetKeys installs SRTP keys; rx unprotects what arrives, tx protects what is sent.
-	SetKeys(rx, tx srtp.MasterKey) error
-	AddLine(LineConfig) (*Line, error)
-	LastReceived() time.Time // last authenticated or strictly sourced media, from the owning engine
-	Close() (drained <-chan struct{})
-}
-
-type LineAPI interface {
-	Update(LineConfig)
-	SSRC() uint32 // the one SSRC this line sends with towards its leg
-	RequestKeyframe()
-	Unjoin()
-	Close()
-	Stats() LineStats
+// NewPayloadMap returns a map that drops every payload type.
+func NewPayloadMap() PayloadMap {
+	var m PayloadMap
+	for i := range m {
+		m[i] = PayloadDrop
+	}
+	return m
 }
 
 // LineStats is one line as its leg sees it.
@@ -144,9 +126,3 @@ type FlowInfo struct {
 	Why   Reason
 	State State
 }
-
-type (
-	Transport struct{}
-	Line      struct{}
-	_         = rtcp.Packet
-)
