@@ -29,6 +29,8 @@ type Media interface {
 	TakeOffer(offer []byte) ([]sdp.Line, error)
 	// TakeAnswer reads the far side's answer to our last Offer. It may be called
 	// again for the same offer: another early dialog, or the 200, answers anew.
+	// The lines' codecs are numbered as sdp.PayloadMaps reads them: PayloadType is
+	// what the far end is sent, Incoming what it sends.
 	TakeAnswer(answer []byte) ([]sdp.Line, error)
 	// Answer answers the last taken offer; lines[i] answers the offer's line i.
 	// Codecs are matched by meaning and keep the offerer's payload types.
@@ -43,24 +45,11 @@ type Media interface {
 	Capabilities() []sdp.Line
 	// Lines are the data plane's lines by index, nil where rejected.
 	Lines() []*dataplane.Line
-	// Settled is what the last complete offer/answer left, by index.
-	Settled() []Settled
 	// SetSource tells the signalling source for the one latch (RTP side).
 	SetSource(netip.AddrPort)
 	Health() Health
 	Snapshot() MediaSnapshot
 	Close()
-}
-
-// Settled is one line as the last complete offer/answer of a leg left it. A
-// payload type stands for what its describing side wants to receive (RFC 3264
-// 5.1), so the two lists may number one codec differently.
-type Settled struct {
-	Kind      dataplane.Kind
-	Rejected  bool
-	Direction sdp.Direction // as the far end says it
-	Receive   []sdp.Codec   // as media arrives from the leg: our description's numbers
-	Send      []sdp.Codec   // as the leg is sent to: its description's numbers
 }
 
 // Health is what the call's liveness decisions read.
