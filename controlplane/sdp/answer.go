@@ -9,6 +9,15 @@ import (
 // TakeOffer reads the far end's offer and returns it in the call's order of
 // lines. The error is a 488 when no line can be carried, or a line vanished.
 func (n *Negotiator) TakeOffer(d *Description) ([]Line, error) {
+	n.open()
+	lines, err := n.takeOffer(d)
+	if err != nil {
+		n.Rollback()
+	}
+	return lines, err
+}
+
+func (n *Negotiator) takeOffer(d *Description) ([]Line, error) {
 	if len(d.Media) < len(n.slots) {
 		return nil, NotAcceptable("the offer has %d media sections, the session has %d: they never go away (RFC 3264 8)", len(d.Media), len(n.slots))
 	}
@@ -50,7 +59,6 @@ func (n *Negotiator) TakeOffer(d *Description) ([]Line, error) {
 	if active && base < 0 {
 		return nil, NotAcceptable("%s", why)
 	}
-	// Nothing is kept of an offer that is refused.
 	for j := len(n.slots); j < len(d.Media); j++ {
 		n.slots = append(n.slots, &slot{line: n.count, numbers: map[uint8]Codec{}})
 		n.count++
@@ -183,6 +191,17 @@ func neutral(m *Media, style Style) Line {
 // Intersect has it. The error is a 488 when the offer had a line and nothing
 // of it is left.
 func (n *Negotiator) Answer(lines []Line, fill Fill) (*Description, error) {
+	kept := n.state.clone()
+	d, err := n.answer(lines, fill)
+	if err != nil {
+		n.state = *kept
+	} else {
+		n.before = nil
+	}
+	return d, err
+}
+
+func (n *Negotiator) answer(lines []Line, fill Fill) (*Description, error) {
 	if n.offered == nil {
 		return nil, NotAcceptable("there is no offer to answer")
 	}
@@ -225,7 +244,7 @@ func (n *Negotiator) Answer(lines []Line, fill Fill) (*Description, error) {
 	if len(bundle) > 0 {
 		d.Bundle = [][]string{bundle}
 	}
-	n.agreed, n.pending = sections, false
+	n.agreed, n.pending, n.offered = sections, false, nil
 	return n.send(d), nil
 }
 
@@ -249,6 +268,17 @@ func (n *Negotiator) section(s *slot, m *Media, ours, theirs Line) Section {
 // order. It may be called again with another answer to the same offer: early
 // dialogs differ.
 func (n *Negotiator) TakeAnswer(d *Description) ([]Line, error) {
+	kept := n.state.clone()
+	lines, err := n.takeAnswer(d)
+	if err != nil {
+		n.state = *kept
+	} else {
+		n.before = nil
+	}
+	return lines, err
+}
+
+func (n *Negotiator) takeAnswer(d *Description) ([]Line, error) {
 	if !n.pending {
 		return nil, NotAcceptable("there is no offer that this could answer")
 	}

@@ -2,6 +2,7 @@ package sdp
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -37,8 +38,14 @@ type Fill func(*Section) error
 // m-lines, payload types and their meaning, the o= version. It is not safe for
 // concurrent use; a leg calls it one at a time.
 type Negotiator struct {
-	style   Style
-	origin  Origin
+	style  Style
+	origin Origin
+	state
+	before *state // what Rollback returns to while an offer is open
+}
+
+// state is what an offer changes and a refused one does not.
+type state struct {
 	slots   []*slot // one per m-line, in the leg's order
 	count   int     // lines the call knows
 	extIDs  map[string]uint8
@@ -47,6 +54,33 @@ type Negotiator struct {
 	pending bool         // our offer waits for an answer
 	agreed  []Section    // by line, Media nil where rejected
 	last    []byte       // our last description as sent
+}
+
+func (s *state) clone() *state {
+	out := *s
+	out.slots = make([]*slot, len(s.slots))
+	for i, one := range s.slots {
+		c := *one
+		c.numbers = maps.Clone(one.numbers)
+		out.slots[i] = &c
+	}
+	out.extIDs = maps.Clone(s.extIDs)
+	return &out
+}
+
+// open begins an offer, ours or theirs; one that was still open is taken back.
+func (n *Negotiator) open() {
+	n.Rollback()
+	n.before = n.state.clone()
+}
+
+// Rollback forgets an offer that was refused (RFC 3264 4). Without one it does
+// nothing.
+func (n *Negotiator) Rollback() {
+	if n.before != nil {
+		n.state = *n.before
+		n.before = nil
+	}
 }
 
 // slot is one m-line for the life of the leg.
@@ -69,7 +103,7 @@ func NewNegotiator(style Style, sessionID uint64) *Negotiator {
 	return &Negotiator{
 		style:  style,
 		origin: Origin{User: "-", SessionID: sessionID >> 2, Version: 1},
-		extIDs: map[string]uint8{},
+		state:  state{extIDs: map[string]uint8{}},
 	}
 }
 
@@ -95,6 +129,15 @@ func (n *Negotiator) slotOf(line int) *slot {
 // Offer writes an offer of lines. Lines that were never carried get no m-line;
 // those that were get port 0 when now rejected.
 func (n *Negotiator) Offer(lines []Line, fill Fill) (*Description, error) {
+	n.open()
+	d, err := n.offer(lines, fill)
+	if err != nil {
+		n.Rollback()
+	}
+	return d, err
+}
+
+func (n *Negotiator) offer(lines []Line, fill Fill) (*Description, error) {
 	if len(lines) < n.count {
 		return nil, NotAcceptable("the offer has %d lines, the call has %d: lines never go away (RFC 3264 8)", len(lines), n.count)
 	}
@@ -376,4 +419,13 @@ func (n *Negotiator) send(d *Description) *Description {
 	}
 	n.last = body
 	return d
+}
+
+// Carries tells whether the line is in the session, or in an open offer of ours.
+func (n *Negotiator) Carries(line int) bool {
+	if line < len(n.agreed) && n.agreed[line].Media != nil {
+		return true
+	}
+	s := n.slotOf(line)
+	return n.pending && s != nil && !s.sent.Rejected
 }

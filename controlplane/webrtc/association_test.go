@@ -1,0 +1,367 @@
+package webrtc
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pion/dtls/v3"
+	"github.com/pion/ice/v4"
+	"go.uber.org/goleak"
+
+	"github.com/sluicegw/sluice/controlplane/sdp"
+	"github.com/sluicegw/sluice/dataplane/srtp"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// browser is the far end made of pion's parts: a full, controlling ICE agent
+// and DTLS over whatever pair it selects.
+type browser struct {
+	t     *testing.T
+	id    *identity
+	agent *ice.Agent
+}
+
+func newBrowser(t *testing.T, addr string) *browser {
+	t.Helper()
+	id, err := newIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &browser{t: t, id: id}
+	b.agent, err = ice.NewAgentWithOptions(
+		ice.WithCandidateTypes([]ice.CandidateType{ice.CandidateTypeHost}),
+		ice.WithMulticastDNSMode(ice.MulticastDNSModeDisabled),
+		ice.WithLocalCredentials(id.ufrag, id.pwd),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.agent.GracefulClose() })
+	socket, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := socket.LocalAddr().(*net.UDPAddr)
+	c, err := ice.NewCandidateHost(&ice.CandidateHostConfig{Network: "udp", Address: at.IP.String(), Port: at.Port, Component: ice.ComponentRTP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.agent.AddVirtualCandidate(c, socket); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// connect does the checks; the returned conn carries DTLS.
+func (b *browser) connect(ctx context.Context, ufrag, pwd string, candidate string) net.Conn {
+	b.t.Helper()
+	c, err := ice.UnmarshalCandidate(candidate)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.agent.AddRemoteCandidate(c); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.agent.SetRemoteICELite(true); err != nil {
+		b.t.Fatal(err)
+	}
+	conn, err := b.agent.Dial(ctx, ufrag, pwd)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return conn
+}
+
+// packetConn makes a net.Conn one that pion/dtls takes.
+type packetConn struct{ net.Conn }
+
+func (p packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, err := p.Read(b)
+	return n, p.RemoteAddr(), err
+}
+func (p packetConn) WriteTo(b []byte, _ net.Addr) (int, error) { return p.Write(b) }
+
+type reported struct {
+	pairs  chan [2]netip.AddrPort
+	keys   chan [2]srtp.MasterKey
+	up     chan struct{}
+	failed chan error
+}
+
+func (r *reported) hooks() hooks {
+	return hooks{
+		pair:    func(l, f netip.AddrPort) { r.pairs <- [2]netip.AddrPort{l, f} },
+		keys:    func(rx, tx srtp.MasterKey) error { r.keys <- [2]srtp.MasterKey{rx, tx}; return nil },
+		up:      func() { close(r.up) },
+		failed:  func(err error) { r.failed <- err },
+		consent: func(bool) {},
+	}
+}
+
+func newReported() *reported {
+	return &reported{
+		pairs: make(chan [2]netip.AddrPort, 16), keys: make(chan [2]srtp.MasterKey, 1),
+		up: make(chan struct{}), failed: make(chan error, 1),
+	}
+}
+
+func listen(t *testing.T, addr string) (*mux, netip.AddrPort) {
+	t.Helper()
+	s, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMux([]net.PacketConn{s})
+	t.Cleanup(m.close)
+	return m, s.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+func associate(t *testing.T, m *mux) (*association, *reported) {
+	t.Helper()
+	id, err := newIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newReported()
+	a, err := newAssociation(m, id, r.hooks(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.close)
+	return a, r
+}
+
+func candidateOf(a netip.AddrPort) string {
+	p := &port{advertised: []netip.AddrPort{a}}
+	return p.candidates()[0]
+}
+
+func wait[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(15 * time.Second):
+		t.Fatalf("no %s within 15 s", what)
+	}
+	panic("unreachable")
+}
+
+func TestAssociation(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		addr     string
+		client   bool // the gateway is the DTLS client
+		profiles []dtls.SRTPProtectionProfile
+		want     srtp.Profile
+	}{
+		{"server GCM", "127.0.0.1:0", false,
+			// Chromium 156's order.
+			[]dtls.SRTPProtectionProfile{dtls.SRTP_AES128_CM_HMAC_SHA1_80, dtls.SRTP_AEAD_AES_256_GCM, dtls.SRTP_AEAD_AES_128_GCM},
+			srtp.ProfileAEADAES128GCM},
+		{"server SHA1_80", "127.0.0.1:0", false,
+			[]dtls.SRTPProtectionProfile{dtls.SRTP_AES128_CM_HMAC_SHA1_80}, srtp.ProfileAES128CMHMACSHA1_80},
+		{"server GCM 256", "127.0.0.1:0", false,
+			[]dtls.SRTPProtectionProfile{dtls.SRTP_AEAD_AES_256_GCM}, srtp.ProfileAEADAES256GCM},
+		{"client SHA1_80", "127.0.0.1:0", true,
+			[]dtls.SRTPProtectionProfile{dtls.SRTP_AES128_CM_HMAC_SHA1_80, dtls.SRTP_AEAD_AES_128_GCM},
+			srtp.ProfileAES128CMHMACSHA1_80},
+		{"client GCM", "127.0.0.1:0", true,
+			[]dtls.SRTPProtectionProfile{dtls.SRTP_AEAD_AES_128_GCM}, srtp.ProfileAEADAES128GCM},
+		{"server IPv6", "[::1]:0", false,
+			[]dtls.SRTPProtectionProfile{dtls.SRTP_AEAD_AES_128_GCM}, srtp.ProfileAEADAES128GCM},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			m, at := listen(t, tc.addr)
+			a, got := associate(t, m)
+			b := newBrowser(t, tc.addr)
+			err := a.start(remote{ufrag: b.id.ufrag, pwd: b.id.pwd, fingerprints: []sdp.Fingerprint{b.id.fingerprint}, server: tc.client})
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := packetConn{b.connect(ctx, a.id.ufrag, a.id.pwd, candidateOf(at))}
+			opts := []dtls.Option{
+				dtls.WithCertificates(b.id.certificate), dtls.WithInsecureSkipVerify(true),
+				dtls.WithSRTPProtectionProfiles(tc.profiles...),
+				dtls.WithExtendedMasterSecret(dtls.RequireExtendedMasterSecret),
+				dtls.WithVerifyPeerCertificate(func(raw [][]byte, _ [][]*x509.Certificate) error {
+					return verifyCertificate(raw[0], []sdp.Fingerprint{a.id.fingerprint})
+				}),
+				dtls.WithMTU(600), // the hello comes in fragments
+			}
+			var d *dtls.Conn
+			if tc.client {
+				var so []dtls.ServerOption
+				for _, o := range opts {
+					so = append(so, o)
+				}
+				d, err = dtls.ServerWithOptions(conn, conn.RemoteAddr(), append(so, dtls.WithClientAuth(dtls.RequireAnyClientCert))...)
+			} else {
+				var co []dtls.ClientOption
+				for _, o := range opts {
+					co = append(co, o)
+				}
+				d, err = dtls.ClientWithOptions(conn, conn.RemoteAddr(), co...)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.HandshakeContext(ctx); err != nil {
+				t.Fatal(err)
+			}
+			keys := wait(t, got.keys, "keys")
+			wait(t, got.up, "established")
+			pair := wait(t, got.pairs, "pair")
+			if pair[0] != at {
+				t.Errorf("pair's local %v, want %v", pair[0], at)
+			}
+			if keys[0].Profile != tc.want || keys[1].Profile != tc.want {
+				t.Errorf("profile %v, want %v", profileName(keys[0].Profile), profileName(tc.want))
+			}
+			// What the browser derives for its direction is what we receive by.
+			_, rx, tx, err := exportKeys(d, tc.client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(rx.Key) != string(keys[1].Key) || string(tx.Key) != string(keys[0].Key) ||
+				string(rx.Salt) != string(keys[1].Salt) || string(tx.Salt) != string(keys[0].Salt) {
+				t.Error("the two ends derive different keys")
+			}
+			if c := a.consent(); time.Since(c) > time.Minute {
+				t.Errorf("consent at %v", c)
+			}
+			// Our end says close_notify and leaves nothing behind.
+			a.close()
+			if _, err := d.Read(make([]byte, 100)); err == nil {
+				t.Error("the connection did not end with close_notify")
+			}
+			_ = d.Close()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if len(m.endpoints) != 0 || len(m.peers) != 0 {
+				t.Errorf("left behind: %d endpoints, %d peers", len(m.endpoints), len(m.peers))
+			}
+		})
+	}
+}
+
+// A certificate that is not the signalled one ends the association before any
+// key is derived.
+func TestWrongFingerprint(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	m, at := listen(t, "127.0.0.1:0")
+	a, got := associate(t, m)
+	b := newBrowser(t, "127.0.0.1:0")
+	other, err := newIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.start(remote{ufrag: b.id.ufrag, pwd: b.id.pwd, fingerprints: []sdp.Fingerprint{other.fingerprint}}); err != nil {
+		t.Fatal(err)
+	}
+	conn := packetConn{b.connect(ctx, a.id.ufrag, a.id.pwd, candidateOf(at))}
+	d, err := dtls.ClientWithOptions(conn, conn.RemoteAddr(), dtls.WithCertificates(b.id.certificate),
+		dtls.WithInsecureSkipVerify(true), dtls.WithSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.HandshakeContext(ctx); err == nil {
+		t.Error("the handshake went through")
+	}
+	_ = d.Close()
+	err = wait(t, got.failed, "failure")
+	if !errors.Is(err, errFingerprint) || !strings.Contains(err.Error(), "as server") {
+		t.Errorf("failure: %v", err)
+	}
+	if len(got.keys) != 0 {
+		t.Error("keys were derived")
+	}
+	if a.failed() == nil {
+		t.Error("the failure is not kept")
+	}
+}
+
+// DTLS from an address that has passed no check never reaches the leg.
+func TestDTLSOnlyFromValidated(t *testing.T) {
+	m, at := listen(t, "127.0.0.1:0")
+	a, _ := associate(t, m)
+	stranger, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	from := stranger.LocalAddr().(*net.UDPAddr).AddrPort()
+	hello := []byte{22, 254, 253, 0, 0}
+	m.deliver(0, from, hello)
+	if len(a.end.dtls.in) != 0 {
+		t.Fatal("DTLS of a stranger was delivered")
+	}
+	a.end.validate(peer{0, from})
+	m.deliver(0, from, hello)
+	if len(a.end.dtls.in) != 1 {
+		t.Fatal("DTLS of a validated peer was not delivered")
+	}
+	// Another leg that validates the same source takes it over.
+	b, _ := associate(t, m)
+	b.end.validate(peer{0, from})
+	m.deliver(0, from, hello)
+	if len(a.end.dtls.in) != 1 || len(b.end.dtls.in) != 1 {
+		t.Fatal("the source still belongs to the older leg")
+	}
+	// Bounds: a leg keeps maxPeers sources and no more.
+	for i := range 2 * maxPeers {
+		b.end.validate(peer{0, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(1+i))})
+	}
+	if n := len(b.end.peers); n != maxPeers {
+		t.Errorf("%d peers are kept, want %d", n, maxPeers)
+	}
+}
+
+func TestVerifyCertificate(t *testing.T) {
+	id, err := newIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	der := id.certificate.Certificate[0]
+	parse := func(line string) sdp.Fingerprint {
+		d, err := sdp.Parse([]byte("v=0\no=- 1 1 IN IP4 0.0.0.0\ns=-\nt=0 0\nm=audio 9 RTP/AVP 0\na=fingerprint:" + line + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Media[0].Fingerprints[0]
+	}
+	good := parse(id.fingerprint.String())
+	bad := good
+	bad.Value = append([]byte(nil), good.Value...)
+	bad.Value[31] ^= 1
+	sha1 := sdp.Fingerprint{Algorithm: "sha-1", Value: make([]byte, 20)}
+	stronger := sdp.Fingerprint{Algorithm: "sha-512", Value: make([]byte, 64)}
+	for _, tc := range []struct {
+		name string
+		list []sdp.Fingerprint
+		want error
+	}{
+		{"right", []sdp.Fingerprint{good}, nil},
+		{"one of two", []sdp.Fingerprint{bad, good}, nil},
+		{"wrong", []sdp.Fingerprint{bad}, errFingerprint},
+		{"none", nil, errNoFingerprint},
+		{"only sha-1", []sdp.Fingerprint{sha1}, errNoFingerprint},
+		{"sha-1 is passed over", []sdp.Fingerprint{sha1, good}, nil},
+		{"the strongest counts", []sdp.Fingerprint{good, stronger}, errFingerprint},
+	} {
+		if err := verifyCertificate(der, tc.list); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, err, tc.want)
+		}
+	}
+}
