@@ -14,3 +14,12 @@ type Engine interface {
 	RequestKeyframe(l *dataplane.Line)
 	Stats(l *dataplane.Line) dataplane.LineStats
 }
+
+// OnPlane is the Engine of a data plane.
+func OnPlane(p *dataplane.Plane) Engine { return planeEngine{p} }
+
+type planeEngine struct{ *dataplane.Plane }
+
+func (planeEngine) Unjoin(l *dataplane.Line)                    { l.Unjoin() }
+func (planeEngine) RequestKeyframe(l *dataplane.Line)           { l.RequestKeyframe() }
+func (planeEngine) Stats(l *dataplane.Line) dataplane.LineStats { return l.Stats() }

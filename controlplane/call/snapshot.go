@@ -1,10 +1,14 @@
 package call
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/sluicegw/sluice/controlplane/sdp"
 )
 
 // SnapshotVersion is the layout of Snapshot. A reader refuses any other.
@@ -48,4 +52,76 @@ type StreamSnapshot struct {
 	IndexOffset  uint64 // output index minus input index, modulo 2^48
 	TimestampAdd uint32
 	LastPacket   time.Time
+}
+
+// LegSnapshot is one leg of a connected call.
+type LegSnapshot struct {
+	ID        string
+	Party     Party
+	Dialog    DialogSnapshot
+	Media     MediaSnapshot
+	Said      []sdp.Line // what the far end last said
+	Told      []sdp.Line // what it was last told
+	Settled   []sdp.Line // what both left
+	Offered   []sdp.Line
+	Wants     []sdp.Direction
+	Connected time.Time
+}
+
+// Snapshot is a connected call with everything another process needs to carry
+// it on. It holds keys: it is written where keys may be, and never logged.
+type Snapshot struct {
+	Version  int
+	ID       string
+	From, To Address
+	Started  time.Time
+	Answered time.Time
+	Caller   LegSnapshot
+	Callee   LegSnapshot
+}
+
+// LogValue keeps keys out of logs.
+func (s Snapshot) LogValue() slog.Value { return slog.StringValue("snapshot of call " + s.ID) }
+
+// String keeps keys out of whatever prints a Snapshot.
+func (s Snapshot) String() string { return "snapshot of call " + s.ID }
+
+// GoString is String.
+func (s Snapshot) GoString() string { return s.String() }
+
+// Write writes the snapshot as one JSON value.
+func (s Snapshot) Write(w io.Writer) error {
+	if err := json.NewEncoder(w).Encode(s); err != nil {
+		return fmt.Errorf("call: writing the snapshot of call %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// ReadSnapshot reads what Write wrote. Another version, or a field it does not
+// know, is an error: half a call is worse than none.
+func ReadSnapshot(r io.Reader) (Snapshot, error) {
+	d := json.NewDecoder(r)
+	d.DisallowUnknownFields()
+	var s Snapshot
+	if err := d.Decode(&s); err != nil {
+		return Snapshot{}, fmt.Errorf("call: reading a snapshot: %w", err)
+	}
+	if s.Version != SnapshotVersion {
+		return Snapshot{}, fmt.Errorf("call: the snapshot has version %d, this program reads version %d", s.Version, SnapshotVersion)
+	}
+	return s, nil
+}
+
+func (c *Call) snapshot() Snapshot {
+	return Snapshot{
+		Version: SnapshotVersion, ID: c.id, From: c.inv.From(), To: c.to, Started: c.started, Answered: c.answered,
+		Caller: c.caller.snapshot(), Callee: c.winner.snapshot(),
+	}
+}
+
+func (l *leg) snapshot() LegSnapshot {
+	return LegSnapshot{
+		ID: l.id, Party: l.party, Dialog: l.dialog.Snapshot(), Media: l.media.Snapshot(),
+		Said: l.said, Told: l.told, Settled: l.settled, Offered: l.offered, Wants: l.want, Connected: l.up,
+	}
 }
