@@ -36,6 +36,7 @@ type MediaSnapshot struct {
 
 // KeySnapshot is one SRTP master key in one direction.
 type KeySnapshot struct {
+	Line    int  // whose transport it is; 0 for a transport that all lines share
 	Receive bool // protects what arrives from the leg
 	Profile string
 	Key     Secret // master key

@@ -145,20 +145,18 @@ func extensionID(m *Media, uri string) uint8 {
 
 // neutral is a section as the call sees it.
 func neutral(m *Media, style Style) Line {
+	rejected := m.Rejected() || m.Port == 0 && !style.Browser
 	l := Line{
-		Kind: m.Kind(), Rejected: m.Rejected(), Direction: m.Direction, Label: m.Name,
+		Kind: m.Kind(), Rejected: rejected, Direction: m.Direction, Label: m.Name,
 		Ptime: m.Ptime, MaxPtime: m.MaxPtime,
 	}
 	if l.Direction == "" {
 		l.Direction = SendRecv
 	}
 	if l.Rejected || l.Kind == 0 {
-		l.Rejected = true
 		l.Direction = Inactive
-		if m.Rejected() {
-			return l
-		}
-		l.Rejected = false // active, of a medium that is not carried: the caller refuses it
+		// Active, of a medium that is not carried: the caller refuses it.
+		l.Rejected = rejected
 		return l
 	}
 	// c=0.0.0.0 is the hold of RFC 2543: do not send to me. Browsers write it
@@ -251,10 +249,14 @@ func (n *Negotiator) answer(lines []Line, fill Fill) (*Description, error) {
 // section is a line both sides agreed to: ours says what we do, theirs what
 // they do, codecs as agreed.
 func (n *Negotiator) section(s *slot, m *Media, ours, theirs Line) Section {
+	mid := ""
+	if n.style.Browser {
+		mid = s.mid
+	}
 	return Section{
 		Line: s.line, Media: m, Remote: s.theirs,
 		Config: dataplane.LineConfig{
-			Kind: ours.Kind, Mid: s.mid, MidExt: s.midExt,
+			Kind: ours.Kind, Mid: mid, MidExt: s.midExt,
 			Formats:    formatsOf(ours.Codecs, Codec.Arrives),
 			Send:       ours.Direction.Sends() && theirs.Direction.Receives(),
 			Receive:    ours.Direction.Receives() && theirs.Direction.Sends(),
