@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -103,6 +104,16 @@ const (
 	ReasonInstallFailed      Reason = "install-failed"
 )
 
+// Injected is a datagram that the forwarding program made of an injected packet.
+type Injected struct {
+	Local, Remote netip.AddrPort
+	Payload       []byte // nil: there is none
+}
+
+// ErrMapFull is returned by Forwarder.Install when the kernel's maps have no
+// room; ReasonMapFull says it in listings.
+var ErrMapFull = errors.New("no room for another stream in the kernel's maps")
+
 // Forwarder carries whole streams outside Go. The kernel engine implements it.
 // All methods may be called from any goroutine; none is called per packet.
 type Forwarder interface {
@@ -131,13 +142,15 @@ type Forwarder interface {
 	// its sessions. It returns the final state.
 	Remove(id FlowID) (State, error)
 
-	// Read returns the stream's state and counters without disturbing it.
+	// Read returns the stream's state without disturbing it. Its counters, as
+	// those of Release and Remove, are what the kernel has done since Install.
 	Read(id FlowID) (State, error)
 
 	// Inject runs one whole IP packet, reassembled by the socket layer, through
 	// the forwarding program (BPF_PROG_RUN). in is the network it arrived by.
-	// It reports false when the program passed the packet up.
-	Inject(network string, packet []byte) (bool, error)
+	// What comes out is the caller's to send; it is zero when the program passed
+	// the packet up or dropped it.
+	Inject(network string, packet []byte) (Injected, error)
 
 	Close() error
 }
