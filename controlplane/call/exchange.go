@@ -75,7 +75,7 @@ func (c *Call) relay(l, far *leg, done func(reply)) {
 		if err != nil {
 			c.rollback(l)
 			done(reply{code: sdpStatus(err)})
-			c.settleSoon() // the far leg must learn that nothing has changed
+			c.settleSoon(far) // it must learn that nothing has changed
 			return
 		}
 		c.exchanges++
@@ -83,7 +83,7 @@ func (c *Call) relay(l, far *leg, done func(reply)) {
 		done(reply{body, 200})
 		c.noteHold()
 		c.publish()
-		c.settleSoon()
+		c.settleSoon(nil)
 	})
 }
 
@@ -116,9 +116,10 @@ func (c *Call) offer(l *leg, lines []sdp.Line, then func(error)) {
 				// The far end has taken the new offer and we cannot use its answer:
 				// what it was told no longer stands.
 				l.media.Rollback()
-				l.told, l.said = lines, nil
-				c.settleSoon()
+				l.astray = true
+				c.settleSoon(l)
 			} else {
+				l.astray = false
 				l.renew(was)
 			}
 			then(err)
@@ -173,13 +174,13 @@ func (c *Call) acked(l *leg, answer []byte) {
 	c.exchanges++
 	c.join(c.winner)
 	c.noteHold()
-	c.settle()
+	c.settle(c.far(l))
 }
 
 // settleSoon settles after the transaction under way had time to end.
-func (c *Call) settleSoon() {
-	if l := c.stale(); l != nil {
-		c.after(settleDelay, c.settle)
+func (c *Call) settleSoon(first *leg) {
+	if c.stale(first) != nil {
+		c.after(settleDelay, func() { c.settle(first) })
 	}
 }
 
@@ -187,12 +188,12 @@ const settleDelay = 500 * time.Millisecond
 
 // settle re-INVITEs the leg that was told something other than what the other
 // leg has settled on: after a fork whose early media came from somebody else,
-// and after a delayed offer.
-func (c *Call) settle() {
+// and after a delayed offer. first is asked first where both would do.
+func (c *Call) settle(first *leg) {
 	if c.stage != StageConnected || c.busy || c.rounds >= maxRounds {
 		return
 	}
-	l := c.stale()
+	l := c.stale(first)
 	if l == nil {
 		return
 	}
@@ -214,7 +215,7 @@ func (c *Call) settle() {
 			c.exchanges++
 			c.join(c.winner)
 			c.noteHold()
-			c.settle()
+			c.settle(nil)
 			return
 		}
 		c.log.Warn("a leg refused to be settled", "leg", l.id, "error", err)
@@ -227,16 +228,17 @@ func (c *Call) settle() {
 
 // stale is the leg whose last word from us no longer fits the other side, nil
 // when media fits both ways.
-func (c *Call) stale() *leg {
-	a, b := c.caller, c.winner
+func (c *Call) stale(first *leg) *leg {
 	if c.stage != StageConnected || c.fits() {
 		return nil
 	}
-	if !sameLines(a.told, b.said) {
-		return a
+	if first == nil {
+		first = c.caller
 	}
-	if !sameLines(b.told, a.said) {
-		return b
+	for _, l := range []*leg{first, c.far(first)} {
+		if l.astray || !c.far(l).astray && !sameLines(l.told, c.far(l).said) {
+			return l
+		}
 	}
 	return nil
 }
@@ -244,6 +246,9 @@ func (c *Call) stale() *leg {
 // fits tells whether what one leg sends is what the other takes, on every line.
 func (c *Call) fits() bool {
 	a, b := c.caller, c.winner
+	if a.astray || b.astray {
+		return false
+	}
 	for i := range max(len(a.said), len(b.said)) {
 		ua, ub := a.uses(i), b.uses(i)
 		if ua != ub {

@@ -249,6 +249,12 @@ type engine struct {
 func (e *engine) Join(a, b *dataplane.Line, aToB, bToA dataplane.PayloadMap) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	for _, l := range []*dataplane.Line{a, b} {
+		if was := e.joined[l]; was != nil {
+			delete(e.joined, was)
+			delete(e.maps, was)
+		}
+	}
 	e.joined[a], e.joined[b] = b, a
 	e.maps[a], e.maps[b] = aToB, bToA
 	e.joins++
@@ -306,6 +312,7 @@ type invite struct {
 	dialog    *dialog
 	finals    int
 	abandoned bool // Accept's context ended first
+	reinvite  func(context.Context, []byte) ([]byte, error)
 }
 
 func (i *invite) Party() Party               { return i.party }
@@ -347,6 +354,7 @@ func (i *invite) Accept(ctx context.Context, body []byte, h DialogHandler) (Dial
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		i.dialog = newDialog(i.party, i.callID, h)
+		i.dialog.reinvite = i.reinvite
 		return i.dialog, answer, nil
 	case <-ctx.Done():
 		i.mu.Lock()

@@ -35,6 +35,7 @@ type leg struct {
 	taken               string          // the last SDP taken as an answer
 	earlySDP            map[string]string
 	answered            bool       // caller: our answer is out, in a 183 or the 200
+	astray              bool       // it took an offer of ours with an answer we could not use
 	awaiting            []sdp.Line // our offer in a 200, whose answer comes with the ACK
 
 	flowDown time.Time // zero: its connection is up

@@ -38,7 +38,7 @@ func rank(code int) int {
 	case 487:
 		r += 90
 	case 503:
-		r += 40 // any other 5xx tells more (RFC 3261 16.7 step 6)
+		r += 95 // any other 5xx tells more (RFC 3261 16.7 step 6)
 	default:
 		r += 50
 	}
