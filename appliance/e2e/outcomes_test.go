@@ -35,11 +35,21 @@ func TestCancelBySIPSide(t *testing.T) {
 	carrier.passes(5 * time.Second)
 }
 
+// refused calls from the trunk and expects a final status.
+func refused(g *gateway, target, status string) *sipp {
+	g.t.Helper()
+	format := "0"
+	if status == "488" {
+		format = "18" // G.729, which browsers do not have
+	}
+	return g.fromTrunk("call-refused", target, sippConfig{keys: map[string]string{"status": status, "format": format}})
+}
+
 func TestDeclineByBrowser(t *testing.T) {
 	chromium := chromiumA(t)
 	g := newGateway(t, gatewayConfig{})
 	w := web(t, g, chromium, "web1")
-	carrier := g.fromTrunk("call-603", "web1", sippConfig{})
+	carrier := refused(g, "web1", "603")
 
 	w.see("is calling you", 5*time.Second)
 	w.click("Decline")
@@ -54,7 +64,7 @@ func TestSecondCallIsBusy(t *testing.T) {
 	first := g.fromTrunk("call", "web1", sippConfig{echo: true})
 	w.answer()
 	w.connected()
-	g.fromTrunk("call-486", "web1", sippConfig{}).passes(10 * time.Second)
+	refused(g, "web1", "486").passes(10 * time.Second)
 	w.hears(toneBrowserA, 10*time.Second)
 	w.click("Hang up")
 	first.passes(5 * time.Second)
@@ -96,14 +106,14 @@ func TestRefusals(t *testing.T) {
 
 func TestUnknownCalleeOfTrunk(t *testing.T) {
 	g := newGateway(t, gatewayConfig{})
-	g.fromTrunk("call-404", "nobody", sippConfig{}).passes(10 * time.Second)
+	refused(g, "nobody", "404").passes(10 * time.Second)
 }
 
 func TestNoCommonCodec(t *testing.T) {
 	chromium := chromiumA(t)
 	g := newGateway(t, gatewayConfig{})
 	web(t, g, chromium, "web1")
-	g.fromTrunk("call-488", "web1", sippConfig{}).passes(10 * time.Second)
+	refused(g, "web1", "488").passes(10 * time.Second)
 }
 
 func TestWrongPassword(t *testing.T) {

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"net/netip"
 	"os"
@@ -43,7 +44,7 @@ func newSIPp(t testing.TB, c sippConfig) *sipp {
 	if !c.address.IsValid() {
 		c.address = loopback
 	}
-	scenario, err := filepath.Abs(filepath.Join("scenarios", c.scenario+".xml"))
+	text, err := os.ReadFile(filepath.Join("scenarios", c.scenario+".xml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +55,14 @@ func newSIPp(t testing.TB, c sippConfig) *sipp {
 	media := (ports + 3) &^ 1 // even; sipp also takes the next but one for video
 	s := &sipp{t: t, dir: t.TempDir(),
 		sip: netip.AddrPortFrom(c.address, c.port), rtp: netip.AddrPortFrom(c.address, media)}
+	// sipp reads status codes before it knows its own -key values.
+	for k, v := range c.keys {
+		text = bytes.ReplaceAll(text, []byte("["+k+"]"), []byte(v))
+	}
+	scenario := filepath.Join(s.dir, "scenario.xml")
+	if err := os.WriteFile(scenario, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if c.tone != 0 {
 		writeULaw(t, filepath.Join(s.dir, "tone.ul"), c.tone, 4)
 	}
@@ -72,9 +81,6 @@ func newSIPp(t testing.TB, c sippConfig) *sipp {
 	}
 	if c.target != "" {
 		args = append(args, "-s", c.target)
-	}
-	for k, v := range c.keys {
-		args = append(args, "-key", k, v)
 	}
 	if c.remote.IsValid() {
 		args = append(args, c.remote.String())
