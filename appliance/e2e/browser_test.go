@@ -35,6 +35,7 @@ type browser struct {
 	next    int
 	waiting map[int]chan reply
 	gone    chan struct{}
+	closing sync.Once
 }
 
 type reply struct {
@@ -43,26 +44,46 @@ type reply struct {
 	Error string          `json:"error"`
 }
 
+// commonFlags are those of every Chromium here.
+var commonFlags = []string{
+	"--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+	"--disable-background-networking", "--disable-component-update", "--disable-sync",
+	"--autoplay-policy=no-user-gesture-required",
+	"--allow-loopback-in-peer-connection",
+}
+
 // launch starts a Chromium whose microphone gives a tone, in the network namespace ns.
 func launch(ns string, hz float64, extra ...string) (*browser, error) {
-	dir, err := os.MkdirTemp("", "sluice-e2e-browser-")
+	dir, err := os.MkdirTemp("", "sluice-e2e-tone-")
 	if err != nil {
 		return nil, err
 	}
+	atExit(func() { os.RemoveAll(dir) })
 	wav := filepath.Join(dir, "tone.wav")
 	writeTone(failer{}, wav, 48000, hz, 4)
+	flags := append([]string{
+		"--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+		"--use-file-for-fake-audio-capture=" + wav,
+	}, commonFlags...)
+	return launchWith(ns, append(flags, extra...))
+}
+
+// launchWith starts a Chromium with flags. Whoever launches it closes it; at the
+// end of the run it is closed anyway.
+func launchWith(ns string, flags []string) (*browser, error) {
+	f, err := os.CreateTemp("", "sluice-e2e-driver-*.log")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	atExit(func() { os.Remove(f.Name()) })
 	b := &browser{
 		cmd:     command(ns, "node", "driver.mjs"),
-		stderr:  filepath.Join(dir, "driver.log"),
+		stderr:  f.Name(),
 		waiting: map[int]chan reply{},
 		gone:    make(chan struct{}),
 	}
-	log, err := os.Create(b.stderr)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	b.cmd.Stderr = log
+	b.cmd.Stderr = f
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if b.stdin, err = b.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -71,34 +92,23 @@ func launch(ns string, hz float64, extra ...string) (*browser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go b.read(stdout)
-	var started struct {
-		PID int `json:"pid"`
-	}
-	args := append([]string{
-		"--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync",
-		"--autoplay-policy=no-user-gesture-required",
-		"--allow-loopback-in-peer-connection",
-		"--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-		"--use-file-for-fake-audio-capture=" + wav,
-	}, extra...)
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		return nil, err
 	}
-	if err := b.ask("launch", map[string]any{"executable": path, "args": args}, &started); err != nil {
+	if err := b.cmd.Start(); err != nil {
+		return nil, err
+	}
+	atExit(b.close)
+	go b.read(stdout)
+	var started struct {
+		PID int `json:"pid"`
+	}
+	if err := b.ask("launch", map[string]any{"executable": path, "args": flags}, &started); err != nil {
 		b.close()
 		return nil, fmt.Errorf("start Chromium: %w\n%s", err, tail(b.stderr, 4000))
 	}
 	b.pid = started.PID
-	atExit(func() {
-		b.close()
-		os.RemoveAll(dir)
-	})
 	return b, nil
 }
 
@@ -166,10 +176,13 @@ func (b *browser) ask(op string, arguments map[string]any, value any) error {
 	}
 }
 
-func (b *browser) close() {
+func (b *browser) close() { b.closing.Do(b.end) }
+
+func (b *browser) end() {
 	b.stdin.Close()
 	done := make(chan struct{})
 	go func() {
+		<-b.gone // the pipe is read before Wait closes it
 		_ = b.cmd.Wait()
 		close(done)
 	}()

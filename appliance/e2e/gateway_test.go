@@ -41,6 +41,7 @@ type gateway struct {
 type gatewayConfig struct {
 	ns        string
 	http, sip netip.AddrPort // invalid: free ports of 127.0.0.1
+	inside    netip.AddrPort // SIP of a second network for phones and the trunk; sip is off then
 	media     []netip.Addr   // empty: that of sip
 	carrier   netip.Addr     // address of the trunk, invalid = 127.0.0.2
 	dataplane string         // YAML lines of the dataplane section, "" = mode user
@@ -55,7 +56,9 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	if !c.http.IsValid() {
 		c.http = netip.AddrPortFrom(loopback, freePorts(t, c.ns, 1))
 	}
-	if !c.sip.IsValid() {
+	if c.inside.IsValid() {
+		c.sip = c.inside
+	} else if !c.sip.IsValid() {
 		c.sip = netip.AddrPortFrom(loopback, freePorts(t, c.ns, 1))
 	}
 	if len(c.media) == 0 {
@@ -78,13 +81,20 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	for i, a := range c.media {
 		addresses[i] = strconv.Quote(a.String())
 	}
-	fmt.Fprintf(&y, "sip:\n  udp: %q\n  tcp: %q\n", c.sip, c.sip)
+	network := "default"
+	if c.inside.IsValid() {
+		network = "inside"
+		y.WriteString("sip:\n  udp: \"off\"\n  tcp: \"off\"\n")
+		fmt.Fprintf(&y, "networks:\n  - name: inside\n    sip: {udp: %q, tcp: %q}\n    media: {address: %q}\n", c.inside, c.inside, c.inside.Addr())
+	} else {
+		fmt.Fprintf(&y, "sip:\n  udp: %q\n  tcp: %q\n", c.sip, c.sip)
+	}
 	fmt.Fprintf(&y, "media:\n  address: [%s]\n", strings.Join(addresses, ", "))
 	y.WriteString("users:\n")
 	for name, password := range passwords {
 		fmt.Fprintf(&y, "  - {name: %s, password: %s}\n", name, password)
 	}
-	fmt.Fprintf(&y, "trunks:\n  - name: carrier\n    addresses: [%q]\n    proxy: %q\nroutes:\n  - {prefix: \"9\", trunk: carrier}\n", c.carrier, g.carrier)
+	fmt.Fprintf(&y, "trunks:\n  - name: carrier\n    addresses: [%q]\n    proxy: %q\n    network: %s\nroutes:\n  - {prefix: \"9\", trunk: carrier}\n", c.carrier, g.carrier, network)
 	fmt.Fprintf(&y, "dataplane:\n%s", c.dataplane)
 	y.WriteString("log:\n  level: debug\n")
 	y.WriteString(c.extra)
