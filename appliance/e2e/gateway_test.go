@@ -114,7 +114,7 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	}}
 	eventually(t, 15*time.Second, "the gateway's /healthz", func() error {
 		if !g.p.running() {
-			return fmt.Errorf("the gateway has ended: %v\n%s\n%s", g.p.err, tail(g.p.log, 4000), y.String())
+			t.Fatalf("the gateway has ended: %v\n%s\n%s", g.p.err, tail(g.p.log, 4000), y.String())
 		}
 		res, err := g.client.Get(g.url() + "healthz")
 		if err != nil {
