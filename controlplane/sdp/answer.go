@@ -213,6 +213,9 @@ func (n *Negotiator) answer(lines []Line, fill Fill) (*Description, error) {
 	for j, s := range n.slots {
 		l, m := agreed[s.line], &d.Media[j]
 		sections[s.line].Line = s.line
+		for _, c := range s.theirs.Codecs {
+			s.numbers[c.PayloadType] = c // offered is taken, agreed to or not
+		}
 		if l.Rejected {
 			n.disable(s, m)
 			continue
@@ -228,9 +231,6 @@ func (n *Negotiator) answer(lines []Line, fill Fill) (*Description, error) {
 		}
 		if n.style.Browser && n.remote.BundleOf(s.mid) != nil {
 			bundle = append(bundle, s.mid)
-		}
-		for _, c := range l.Codecs {
-			s.numbers[c.PayloadType] = c
 		}
 		sections[s.line] = n.section(s, m, l, n.offered[s.line])
 		if err := fill(&sections[s.line]); err != nil {

@@ -72,6 +72,9 @@ func intersect(o, a Line) Line {
 	// the codec, and PayloadMaps joins it to whatever the answerer takes.
 	if rate := mainClock(l.Codecs); events(l.Codecs, rate) < 0 {
 		oi, ai := events(o.Codecs, rate), events(a.Codecs, 0)
+		if oi < 0 && events(l.Codecs, 0) < 0 {
+			oi = events(o.Codecs, 0)
+		}
 		if oi >= 0 && ai >= 0 {
 			add(o.Codecs[oi], a.Codecs[ai])
 		}

@@ -122,6 +122,8 @@ func (m *Media) marshalTransport(line func(string, ...any)) {
 	}
 	if m.Ufrag != "" {
 		line("a=ice-ufrag:%s", m.Ufrag)
+	}
+	if m.Pwd != "" {
 		line("a=ice-pwd:%s", m.Pwd)
 	}
 	for _, c := range m.Candidates {

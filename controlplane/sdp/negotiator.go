@@ -158,6 +158,13 @@ func (n *Negotiator) offer(lines []Line, fill Fill) (*Description, error) {
 			n.disable(s, m)
 			continue
 		}
+		if s.name != "" && s.name != l.Kind.String() {
+			// Only a disabled section may become another medium (RFC 3264 8.1).
+			if s.media != nil && !s.media.Rejected() {
+				return nil, NotAcceptable("line %d is %s and cannot become %s", s.line, s.name, l.Kind)
+			}
+			s.name = ""
+		}
 		n.describe(s, l, m)
 		if !hasMedia(m.Codecs) {
 			return nil, NotAcceptable("no payload types left for line %d", s.line)
@@ -192,7 +199,7 @@ func (n *Negotiator) disable(s *slot, m *Media) {
 // describe writes an offered section, without transport.
 func (n *Negotiator) describe(s *slot, l Line, m *Media) {
 	if s.name == "" {
-		s.name, s.proto = map[dataplane.Kind]string{dataplane.Audio: "audio", dataplane.Video: "video"}[l.Kind], n.style.Proto
+		s.name, s.proto = l.Kind.String(), n.style.Proto
 	}
 	if n.style.Browser && s.mid == "" && s.theirs == nil {
 		s.mid = n.newMid()
@@ -216,7 +223,7 @@ func (n *Negotiator) describe(s *slot, l Line, m *Media) {
 }
 
 func (n *Negotiator) newMid() string {
-	for i := len(n.slots) - 1; ; i++ {
+	for i := 0; ; i++ {
 		mid := strconv.Itoa(i)
 		if !slices.ContainsFunc(n.slots, func(s *slot) bool { return s.mid == mid }) {
 			return mid
