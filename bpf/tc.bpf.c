@@ -1,7 +1,122 @@
 //go:build ignore
 
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-#include "maps.h"
+/*
+ * The tc program, at ingress: everything of the XDP program, and what that one
+ * cannot do: resolve a neighbour, grow any tail, fragment.
+ */
+#include "lib/context_tc.h"
+#include "lib/route.h"
 #include <linux/pkt_cls.h>
-SEC("tc") int sluice_tc(struct __sk_buff *skb) { return TC_ACT_OK; }
+
+#define SLC_NO_ROOM SLC_DROP_NO_ROOM
+#define SLC_HEADERS 160		/* octets that parsing may look at */
+
+/*
+ * A buffer whose checksum is left to the device (CHECKSUM_PARTIAL) wants the
+ * pseudo header's sum in the field, any other the whole one. No field tells
+ * which it is, but bpf_l4_csum_replace leaves a partial one alone when the
+ * change is not in the pseudo header.
+ */
+static __always_inline void slc_checksum(struct __sk_buff *ctx, const struct slc_packet *packet,
+					 struct udphdr *udp, __u32 whole, __u32 pseudo)
+{
+	__u64 at = packet->rtp - sizeof(*udp) + offsetof(struct udphdr, check);
+	__u16 check = pseudo, probe = 0;
+
+	udp->check = bpf_htons(0x1234);
+	bpf_l4_csum_replace(ctx, at, 0, bpf_htons(1), 2);
+	bpf_skb_load_bytes(ctx, at, &probe, 2);
+	if (probe != bpf_htons(0x1234)) {
+		check = ~whole;
+		if (!check)
+			check = 0xffff;
+	}
+	bpf_skb_store_bytes(ctx, at, &check, 2, 0);
+}
+
+__noinline int slc_route(struct __sk_buff *ctx, const struct slc_stream *stream,
+			 const struct slc_packet *packet, struct slc_route *route)
+{
+	if (!stream || !packet || !route)
+		return SLC_DROP_NO_ROUTE;
+	switch (slc_fib(ctx, stream, packet, route)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		route->resolved = 1;
+		return SLC_CONTINUE;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return SLC_CONTINUE;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return SLC_DROP_MTU;
+	case BPF_FIB_LKUP_RET_BLACKHOLE:
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+	case BPF_FIB_LKUP_RET_NOT_FWDED:
+		return SLC_DROP_NO_ROUTE;
+	}
+	/* no answer (forwarding is off): the neighbour layer finds the way itself */
+	route->ifindex = stream->out_ifindex;
+	return route->ifindex ? SLC_CONTINUE : SLC_DROP_NO_ROUTE;
+}
+
+/* The whole packet in one piece, and never the checksum of what came in. */
+static __always_inline int slc_push(struct __sk_buff *ctx, struct slc_packet *packet,
+				    const struct slc_route *route)
+{
+	return 0;
+}
+
+static __always_inline void slc_unpush(struct __sk_buff *ctx, struct slc_packet *packet)
+{
+}
+
+__noinline int slc_transmit(struct __sk_buff *ctx, const struct slc_packet *packet,
+			    const struct slc_route *route)
+{
+	struct ethhdr *ether;
+	__s32 tail;
+
+	if (!packet || !route)
+		return TC_ACT_SHOT;
+	tail = packet->rtp + packet->out_length - packet->frame - packet->grown;
+	/* growing forgets a received checksum over the old octets (CHECKSUM_COMPLETE) */
+	if (bpf_csum_update(ctx, 0) >= 0) {
+		if (bpf_skb_change_tail(ctx, ctx->len + 1, 0))
+			return TC_ACT_SHOT;
+		tail--;
+	}
+	if (tail < 0 && bpf_skb_change_tail(ctx, ctx->len + tail, 0))
+		return TC_ACT_SHOT;
+	if (ctx->vlan_present)
+		bpf_skb_vlan_pop(ctx);
+	if (!route->resolved)
+		return bpf_redirect_neigh(route->ifindex, NULL, 0, 0);
+	ether = slc_data(ctx);
+	if ((void *)(ether + 1) > slc_end(ctx))
+		return TC_ACT_SHOT;
+	__builtin_memcpy(ether->h_dest, route->destination, ETH_ALEN);
+	__builtin_memcpy(ether->h_source, route->source, ETH_ALEN);
+	return bpf_redirect(route->ifindex, 0);
+}
+
+#include "lib/forward.h"
+
+SEC("tc")
+int sluice_tc(struct __sk_buff *ctx)
+{
+	struct slc_scratch *here = slc_scratch();
+	__u32 linear = ctx->data_end - ctx->data;
+	int verdict;
+
+	if (!here)
+		return TC_ACT_OK;
+	if (linear < SLC_HEADERS && linear < ctx->len &&
+	    (ctx->protocol == bpf_htons(ETH_P_IP) || ctx->protocol == bpf_htons(ETH_P_IPV6)))
+		bpf_skb_pull_data(ctx, ctx->len < SLC_HEADERS ? ctx->len : SLC_HEADERS);
+	verdict = slc_run(ctx, &here->packet);
+	if (verdict == SLC_FORWARDED)
+		return here->packet.action;
+	return verdict >= SLC_DROP_MALFORMED ? TC_ACT_SHOT : TC_ACT_OK;
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -21,6 +21,7 @@ const (
 	TCMapInterfaces     = "interfaces"
 	TCMapKeystream      = "keystream"
 	TCMapKeystreamLarge = "keystream_large"
+	TCMapScratch        = "scratch"
 	TCMapSessions       = "sessions"
 	TCMapStates         = "states"
 	TCMapStreams        = "streams"
@@ -82,6 +83,7 @@ type TCMapSpecs struct {
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	Keystream      *ebpf.MapSpec `ebpf:"keystream"`
 	KeystreamLarge *ebpf.MapSpec `ebpf:"keystream_large"`
+	Scratch        *ebpf.MapSpec `ebpf:"scratch"`
 	Sessions       *ebpf.MapSpec `ebpf:"sessions"`
 	States         *ebpf.MapSpec `ebpf:"states"`
 	Streams        *ebpf.MapSpec `ebpf:"streams"`
@@ -119,6 +121,7 @@ type TCMaps struct {
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	Keystream      *ebpf.Map `ebpf:"keystream"`
 	KeystreamLarge *ebpf.Map `ebpf:"keystream_large"`
+	Scratch        *ebpf.Map `ebpf:"scratch"`
 	Sessions       *ebpf.Map `ebpf:"sessions"`
 	States         *ebpf.Map `ebpf:"states"`
 	Streams        *ebpf.Map `ebpf:"streams"`
@@ -132,6 +135,7 @@ func (m *TCMaps) Close() error {
 		m.Interfaces,
 		m.Keystream,
 		m.KeystreamLarge,
+		m.Scratch,
 		m.Sessions,
 		m.States,
 		m.Streams,

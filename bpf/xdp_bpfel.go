@@ -21,6 +21,7 @@ const (
 	XDPMapInterfaces     = "interfaces"
 	XDPMapKeystream      = "keystream"
 	XDPMapKeystreamLarge = "keystream_large"
+	XDPMapScratch        = "scratch"
 	XDPMapSessions       = "sessions"
 	XDPMapStates         = "states"
 	XDPMapStreams        = "streams"
@@ -82,6 +83,7 @@ type XDPMapSpecs struct {
 	Interfaces     *ebpf.MapSpec `ebpf:"interfaces"`
 	Keystream      *ebpf.MapSpec `ebpf:"keystream"`
 	KeystreamLarge *ebpf.MapSpec `ebpf:"keystream_large"`
+	Scratch        *ebpf.MapSpec `ebpf:"scratch"`
 	Sessions       *ebpf.MapSpec `ebpf:"sessions"`
 	States         *ebpf.MapSpec `ebpf:"states"`
 	Streams        *ebpf.MapSpec `ebpf:"streams"`
@@ -119,6 +121,7 @@ type XDPMaps struct {
 	Interfaces     *ebpf.Map `ebpf:"interfaces"`
 	Keystream      *ebpf.Map `ebpf:"keystream"`
 	KeystreamLarge *ebpf.Map `ebpf:"keystream_large"`
+	Scratch        *ebpf.Map `ebpf:"scratch"`
 	Sessions       *ebpf.Map `ebpf:"sessions"`
 	States         *ebpf.Map `ebpf:"states"`
 	Streams        *ebpf.Map `ebpf:"streams"`
@@ -132,6 +135,7 @@ func (m *XDPMaps) Close() error {
 		m.Interfaces,
 		m.Keystream,
 		m.KeystreamLarge,
+		m.Scratch,
 		m.Sessions,
 		m.States,
 		m.Streams,

@@ -187,7 +187,7 @@ struct slc_session {
 
 /*
  * keystream, keystream_large: a slot. tag = epoch << 48 | index. The writer
- * stores 0, then the octets, then the tag; the reader compares the tag before
+ * stores 0, then the rest, then the tag; the reader compares the tag before
  * and after.
  */
 struct slc_keystream {
