@@ -42,6 +42,9 @@ func (c *Config) check(d *decoder) {
 			d.wrong(l.key, "%d would let nobody in: write 1 or more", l.n)
 		}
 	}
+	if c.Limits.CallsPerUser < 0 {
+		d.wrong("limits.calls_per_user", "%d: write 1 or more, or 0 for no limit", c.Limits.CallsPerUser)
+	}
 	if c.Limits.RingTime < 5*time.Second || c.Limits.RingTime > time.Hour {
 		d.wrong("limits.ring_time", "%s: write 5s to 1h", c.Limits.RingTime)
 	}
@@ -179,6 +182,9 @@ func (c *Config) checkUsers(d *decoder) {
 		} else {
 			seen[u.Name] = i
 		}
+		if strings.ContainsAny(u.Display, "\r\n\x00") || len(u.Display) > 128 {
+			d.wrong(key+".display", "one line of at most 128 octets")
+		}
 		hashed := !u.HA1.IsZero() || !u.HA1SHA256.IsZero()
 		switch {
 		case u.Password.IsZero() && !hashed:
@@ -234,6 +240,12 @@ func (c *Config) checkTrunks(d *decoder, networks map[string]Network) map[string
 		} else if l := map[Transport]Listen{UDP: n.SIP.UDP, TCP: n.SIP.TCP, TLS: n.SIP.TLS}[t.Transport]; !l.IsValid() {
 			d.wrong(key+".transport", "network %q does not listen on %s: add it under its sip", t.Network, t.Transport)
 		}
+		if t.Domain != "" && !hostName.MatchString(t.Domain) {
+			d.wrong(key+".domain", "%q is no domain", t.Domain)
+		}
+		if t.CallerID != "" && !digits.MatchString(t.CallerID) && !userName.MatchString(t.CallerID) {
+			d.wrong(key+".caller_id", "%q: write a number or a user name", t.CallerID)
+		}
 		if (t.Username == "") != t.Password.IsZero() {
 			d.wrong(key+".username", "username and password go together: write both or neither")
 		}
@@ -259,16 +271,30 @@ func checkHostPort(s string) error {
 func (c *Config) checkRoutes(d *decoder, trunks map[string]bool) {
 	for i, r := range c.Routes {
 		key := fmt.Sprintf("routes[%d]", i)
-		switch {
-		case (r.Prefix == "") == (r.Domain == ""):
-			d.wrong(key, "want either a prefix or a domain")
-		case r.Prefix != "" && !digits.MatchString(r.Prefix):
+		if r.Prefix != "" && !digits.MatchString(r.Prefix) && !userName.MatchString(r.Prefix) {
 			d.wrong(key+".prefix", "%q: write digits, at the start perhaps a +; put it in quotes", r.Prefix)
-		case r.Domain != "" && !hostName.MatchString(r.Domain):
+		}
+		if r.Domain != "" && !hostName.MatchString(r.Domain) {
 			d.wrong(key+".domain", "%q is no domain", r.Domain)
 		}
-		if !trunks[r.Trunk] {
+		if r.Add != "" && !digits.MatchString(r.Add) {
+			d.wrong(key+".add", "%q: write digits, at the start perhaps a +; put it in quotes", r.Add)
+		}
+		if r.Strip < 0 || r.Strip > len(r.Prefix) {
+			d.wrong(key+".strip", "%d: write 0 to %d, the length of prefix", r.Strip, len(r.Prefix))
+		}
+		if r.From != "" && !trunks[r.From] {
+			d.wrong(key+".from", "no trunk %q: name one of trunks", r.From)
+		}
+		switch {
+		case (r.Trunk == "") == (r.User == ""):
+			d.wrong(key, "leads nowhere: write either trunk or user")
+		case r.Trunk != "" && !trunks[r.Trunk]:
 			d.wrong(key+".trunk", "no trunk %q: name one of trunks", r.Trunk)
+		case r.User != "" && !slices.ContainsFunc(c.Users, func(u User) bool { return u.Name == r.User }):
+			d.wrong(key+".user", "no user %q: name one of users", r.User)
+		case r.From != "" && r.Trunk != "" && r.Prefix == "":
+			d.wrong(key+".from", "calls from one trunk to another need a prefix: without one anybody could call on your account")
 		}
 	}
 }

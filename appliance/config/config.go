@@ -41,6 +41,7 @@ type HTTP struct {
 	Listen  Listen   `yaml:"listen"`
 	TLS     bool     `yaml:"tls"`
 	Origins []string `yaml:"origins"`
+	Metrics []Prefix `yaml:"metrics"`
 	Network string   `yaml:"network"`
 }
 
@@ -80,6 +81,8 @@ type User struct {
 	Password  Secret `yaml:"password"`
 	HA1       Secret `yaml:"ha1"`
 	HA1SHA256 Secret `yaml:"ha1_sha256"`
+	Display   string `yaml:"display"`
+	SDES      bool   `yaml:"sdes"`
 }
 
 // Trunk is a SIP peer that does not register: a carrier or a PBX.
@@ -88,24 +91,31 @@ type Trunk struct {
 	Addresses []Prefix  `yaml:"addresses"`
 	Proxy     string    `yaml:"proxy"`
 	Transport Transport `yaml:"transport"`
+	Domain    string    `yaml:"domain"`
+	CallerID  string    `yaml:"caller_id"`
 	Username  string    `yaml:"username"`
 	Password  Secret    `yaml:"password"`
 	Network   string    `yaml:"network"`
 	SDES      bool      `yaml:"sdes"`
 }
 
-// Route sends calls to a trunk, by the dialled number's prefix or by domain.
+// Route sends what is dialled to a trunk or a user.
 type Route struct {
 	Prefix string `yaml:"prefix"`
 	Domain string `yaml:"domain"`
+	From   string `yaml:"from"`
+	Strip  int    `yaml:"strip"`
+	Add    string `yaml:"add"`
 	Trunk  string `yaml:"trunk"`
+	User   string `yaml:"user"`
 }
 
 // Limits bound what the gateway takes on.
 type Limits struct {
-	Calls       int           `yaml:"calls"`
-	Connections int           `yaml:"connections"`
-	RingTime    time.Duration `yaml:"ring_time"`
+	Calls        int           `yaml:"calls"`
+	CallsPerUser int           `yaml:"calls_per_user"`
+	Connections  int           `yaml:"connections"`
+	RingTime     time.Duration `yaml:"ring_time"`
 }
 
 // Dataplane chooses the engine that carries media.

@@ -17,7 +17,7 @@ const (
 func defaults() *Config {
 	return &Config{
 		Domain: "localhost",
-		HTTP:   HTTP{Listen: listen("127.0.0.1:8080"), Network: DefaultNetwork},
+		HTTP:   HTTP{Listen: listen("127.0.0.1:8080"), Metrics: private(), Network: DefaultNetwork},
 		SIP:    SIP{UDP: listen("127.0.0.1:5060")},
 		Media:  Media{RTPPorts: PortRange{20000, 29999}},
 		Limits: Limits{Calls: 1000, Connections: 10_000, RingTime: 3 * time.Minute},
@@ -27,6 +27,15 @@ func defaults() *Config {
 		},
 		Log: Log{Level: Level{slog.LevelInfo}, Format: Text},
 	}
+}
+
+// private are the addresses that only neighbours can have.
+func private() []Prefix {
+	var l []Prefix
+	for _, p := range []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"} {
+		l = append(l, Prefix{netip.MustParsePrefix(p)})
+	}
+	return l
 }
 
 func listen(s string) Listen { return Listen{AddrPort: netip.MustParseAddrPort(s)} }
