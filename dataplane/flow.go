@@ -98,6 +98,7 @@ const (
 	ReasonUnsupportedProfile Reason = "unsupported-profile" // e.g. AEAD_AES_256_GCM
 	ReasonTranscoding        Reason = "transcoding"
 	ReasonHeaderExtension    Reason = "header-extension" // ids must be rewritten
+	ReasonEventClock         Reason = "event-clock"      // telephone-event durations must be rescaled
 	ReasonMapFull            Reason = "map-full"
 	ReasonCapture            Reason = "capture"
 	ReasonSettling           Reason = "settling" // not yet confirmed, or hand-over under way
@@ -126,7 +127,11 @@ type Forwarder interface {
 
 	// Install takes the stream over for input indices above cut; packets at or
 	// below it go up to the sockets untouched. state is where the user engine
-	// stands (state.Window.Highest() <= cut).
+	// stands (state.Window.Highest() <= cut). Its counters are zero but for jitter,
+	// last packet and last timestamp.
+	//
+	// Plain RTP that is neither near the window nor ahead by at most 3000 goes up:
+	// that is how a sender that started anew looks (RFC 3550 A.1).
 	Install(f *Flow, state State, cut uint64) error
 
 	// Update changes bindings, output addresses, payload map or extensions of

@@ -1,107 +1,258 @@
 package dataplane
 
 import (
-	"errors"
+	"fmt"
+	"log/slog"
 	"net"
-	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/sluicegw/sluice/dataplane/srtp"
 )
 
-var errUnbuilt = errors.New("not built yet")
+const defaultDrain = 5 * time.Second
 
 // Plane is the data plane of one gateway. Methods may be called from any goroutine.
-type Plane struct{}
+//
+// Locks, in the order they may be taken: Plane.control serialises what
+// signalling changes; Transport.mu guards what a transport receives, and only
+// one is held at a time; sender.mu guards what a transport sends and is a leaf.
+type Plane struct {
+	log      *slog.Logger
+	drain    time.Duration
+	networks map[string]*network
+	engine   *handover
+	events   *eventQueue
+
+	ids atomic.Uint64 // FlowID and SessionID
+
+	control sync.Mutex
+
+	mu         sync.Mutex
+	transports map[*Transport]struct{}
+	closed     bool
+
+	started time.Time
+	stop    chan struct{}
+	running sync.WaitGroup
+}
 
 // New binds the browser port of every network and starts the plane. A taken
 // port or an address that is not this machine's is an error that names it.
-func New(cfg Config) (*Plane, error) { return &Plane{}, nil }
+func New(cfg Config) (*Plane, error) {
+	p := &Plane{
+		log: cfg.Logger, drain: cfg.Drain,
+		networks:   make(map[string]*network),
+		transports: make(map[*Transport]struct{}),
+		events:     newEventQueue(),
+		started:    time.Now(),
+		stop:       make(chan struct{}),
+	}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.drain == 0 {
+		p.drain = defaultDrain
+	}
+	p.engine = newHandover(p, cfg.Forwarder, cfg.Reason)
+	for _, c := range cfg.Networks {
+		c.Addresses = slices.Clone(c.Addresses)
+		n, err := (*network)(nil), error(nil)
+		if p.networks[c.Name] != nil {
+			err = fmt.Errorf("two networks are named %q", c.Name)
+		} else {
+			n, err = newNetwork(c)
+		}
+		if err != nil {
+			for _, n := range p.networks {
+				for _, b := range n.browser {
+					b.socket.conn.Close()
+				}
+			}
+			return nil, err
+		}
+		p.networks[c.Name] = n
+	}
+	for _, n := range p.networks {
+		for _, b := range n.browser {
+			go b.socket.serve(b.receive)
+		}
+	}
+	for _, run := range []func(){p.dispatch, p.engine.run, p.report} {
+		p.running.Go(run)
+	}
+	return p, nil
+}
+
+func (p *Plane) network(name string) (*network, error) {
+	if n := p.networks[name]; n != nil {
+		return n, nil
+	}
+	return nil, fmt.Errorf("network %q: %w", name, ErrNoNetwork)
+}
 
 // NewBrowserTransport makes a transport on the network's shared browser port.
+// It carries nothing before SetPair and SetKeys.
 func (p *Plane) NewBrowserTransport(network string, ev Events) (*Transport, error) {
-	return nil, errUnbuilt
+	n, err := p.network(network)
+	if err != nil {
+		return nil, err
+	}
+	t := newTransport(p, n, ev)
+	t.browser = n.browser[0]
+	t.out.rtpVia, t.out.rtcpVia = t.browser.socket, t.browser.socket
+	return t, p.add(t)
 }
 
 // NewPhoneTransport takes an even port and its odd neighbour; ErrNoPorts
-// when the range is used up. v6 chooses the family.
+// when the range is used up. v6 chooses the family. It carries plain RTP unless
+// SetKeys follows.
 func (p *Plane) NewPhoneTransport(network string, v6 bool, ev Events) (*Transport, error) {
-	return nil, errUnbuilt
+	n, err := p.network(network)
+	if err != nil {
+		return nil, err
+	}
+	rtp, rtcp, err := n.takePorts(v6)
+	if err != nil {
+		return nil, err
+	}
+	t := newTransport(p, n, ev)
+	t.rtp, t.rtcp = rtp, rtcp
+	t.in = &session{Session: Session{ID: p.newSession()}}
+	t.out.session = &session{Session: Session{ID: p.newSession()}}
+	t.out.rtpVia, t.out.rtcpVia = rtp, rtcp
+	go rtp.serve(t.receivePhoneRTP)
+	go rtcp.serve(t.receivePhoneRTCP)
+	return t, p.add(t)
+}
+
+func (p *Plane) add(t *Transport) error {
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.transports[t] = struct{}{}
+	}
+	p.mu.Unlock()
+	if closed {
+		t.free()
+		return fmt.Errorf("plane: %w", ErrClosed)
+	}
+	return nil
+}
+
+func (p *Plane) remove(t *Transport) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.transports, t)
+}
+
+// all returns the transports there are now.
+func (p *Plane) all() []*Transport {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]*Transport, 0, len(p.transports))
+	for t := range p.transports {
+		list = append(list, t)
+	}
+	return list
 }
 
 // BrowserMux gives the STUN and DTLS of the network's shared port as a
 // net.PacketConn for pion/ice's UDPMux; RTP and RTCP never enter it.
-// One per address of the network, in the order of Network.Addresses.
-func (p *Plane) BrowserMux(network string) []net.PacketConn { return nil }
-
-// Join connects two lines both ways; it replaces what either was joined to.
-// aToB and bToA map payload types of the first leg's numbering to the other's.
-func (p *Plane) Join(a, b *Line, aToB, bToA PayloadMap) error { return errUnbuilt }
-
-// Snapshot lists the flows, without keys.
-func (p *Plane) Snapshot() []FlowInfo { return nil }
-
-// Close closes every transport and socket. Streams that a Forwarder carries
-// are left to it.
-func (p *Plane) Close() error { return nil }
-
-// Transport is one leg's media transport. Methods may be called from any goroutine.
-type Transport struct{}
-
-// Local returns what we are bound to. A browser transport has one port for both;
-// before SetPair it is the network's first address.
-func (t *Transport) Local() (rtp, rtcp netip.AddrPort) { return }
-
-// Advertised returns what SDP says: Local behind the network's 1:1 NAT.
-func (t *Transport) Advertised() (rtp, rtcp netip.AddrPort) { return }
-
-// SetRemote is the phone side's: where to send and what to accept.
-func (t *Transport) SetRemote(r Remote) {}
-
-// SetPair is the browser side's: the selected ICE candidate pair.
-func (t *Transport) SetPair(local, remote netip.AddrPort) {}
-
-// SetKeys installs SRTP keys; rx unprotects what arrives, tx protects what is
-// sent. A key equal to the installed one keeps its state; a new one starts at
-// roll-over counter 0. Two zero keys (ProfileNone) are plain RTP.
-func (t *Transport) SetKeys(rx, tx srtp.MasterKey) error { return errUnbuilt }
-
-// AddLine adds a media line.
-func (t *Transport) AddLine(c LineConfig) (*Line, error) { return nil, errUnbuilt }
-
-// LastReceived is the time of the last authenticated or strictly sourced media,
-// from the engine that owns the stream; zero if none came.
-func (t *Transport) LastReceived() time.Time { return time.Time{} }
-
-// Close ends the transport and its lines. drained is closed once its ports are
-// free for others; a browser transport's is closed at once.
-func (t *Transport) Close() (drained <-chan struct{}) {
-	c := make(chan struct{})
-	close(c)
-	return c
+// One per address of the network, in the order of Network.Addresses; nil for an
+// unknown network. DTLS arrives only from addresses that passed ICE.
+func (p *Plane) BrowserMux(network string) []net.PacketConn {
+	n := p.networks[network]
+	if n == nil {
+		return nil
+	}
+	conns := make([]net.PacketConn, len(n.browser))
+	for i, b := range n.browser {
+		conns[i] = b.mux
+	}
+	return conns
 }
 
-// Line is one media line of a transport. Methods may be called from any goroutine.
-type Line struct{}
+// background runs f unless the plane is closing.
+func (p *Plane) background(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return false
+	}
+	p.running.Go(f)
+	return true
+}
 
-// Update changes what signalling has settled. SSRC and indices go on.
-func (l *Line) Update(c LineConfig) {}
+func (p *Plane) newSession() SessionID { return SessionID(p.ids.Add(1)) }
+func (p *Plane) newFlow() FlowID       { return FlowID(p.ids.Add(1)) }
 
-// SSRC is the one SSRC this line sends with towards its leg, for its whole life.
-func (l *Line) SSRC() uint32 { return 0 }
+// Close closes every transport and socket without draining. Streams that a
+// Forwarder carries are left to it; the Forwarder stays the caller's to close.
+func (p *Plane) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	p.mu.Unlock()
+	close(p.stop)
+	p.running.Wait()
+	for _, t := range p.all() {
+		t.free()
+	}
+	for _, n := range p.networks {
+		for _, b := range n.browser {
+			b.mux.Close()
+			b.socket.close()
+		}
+	}
+	return nil
+}
 
-// Kind is the line's medium.
-func (l *Line) Kind() Kind { return 0 }
+// uptime is t on a clock that starts near zero, for interarrival times.
+func (p *Plane) uptime(t time.Time) time.Duration { return t.Sub(p.started) }
 
-// RequestKeyframe asks the leg's far end for a key frame by PLI when it takes
-// feedback (AVPF); otherwise it does nothing.
-func (l *Line) RequestKeyframe() {}
+// eventQueue holds functions that must run away from the plane's locks, one at
+// a time and in order.
+type eventQueue struct {
+	mu      sync.Mutex
+	pending []func()
+	wake    chan struct{} // capacity 1: something is pending
+}
 
-// Unjoin stops both directions between the line and its peer.
-func (l *Line) Unjoin() {}
+func newEventQueue() *eventQueue { return &eventQueue{wake: make(chan struct{}, 1)} }
 
-// Close unjoins the line and ends its SSRC.
-func (l *Line) Close() {}
+func (q *eventQueue) add(f func()) {
+	q.mu.Lock()
+	q.pending = append(q.pending, f)
+	q.mu.Unlock()
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
 
-// Stats reads the line's statistics from the engines that own its streams.
-func (l *Line) Stats() LineStats { return LineStats{} }
+// drain runs what is pending.
+func (q *eventQueue) drain() {
+	q.mu.Lock()
+	pending := q.pending
+	q.pending = nil
+	q.mu.Unlock()
+	for _, f := range pending {
+		f()
+	}
+}
+
+// dispatch runs the transports' events.
+func (p *Plane) dispatch() {
+	for {
+		select {
+		case <-p.stop:
+			return
+		case <-p.events.wake:
+			p.events.drain()
+		}
+	}
+}
