@@ -37,14 +37,15 @@ type Call struct {
 	ended    time.Time
 	ending   Ending
 
-	invDone   bool               // the INVITE has its final response
-	accepting context.CancelFunc // set while Invite.Accept runs
-	exchange  context.CancelFunc // set while a re-INVITE of ours runs
-	unwatch   context.CancelFunc // stops waiting for CANCEL
-	rang      bool               // the caller has been sent 180
-	inflight  int                // goroutines that will still post
-	timers    []*time.Timer
-	pulse     *time.Timer // the next look at liveness
+	invDone    bool               // the INVITE has its final response
+	accepting  context.CancelFunc // set while Invite.Accept runs
+	exchange   context.CancelFunc // set while a re-INVITE of ours runs
+	unwatch    context.CancelFunc // stops waiting for CANCEL
+	rang       bool               // the caller has been sent 180
+	progressed bool               // ... or 183
+	inflight   int                // goroutines that will still post
+	timers     []*time.Timer
+	pulse      *time.Timer // the next look at liveness
 
 	busy      bool // a re-INVITE is being carried through
 	rounds    int  // settling re-INVITEs since the far ends last changed anything

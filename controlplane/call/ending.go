@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -129,11 +131,8 @@ func (c *Call) endCaller(e Ending) {
 		if l.reason != "" {
 			reason = l.reason
 		}
-		var h []Header
-		switch {
-		case l.retryAfter != "":
-			h = append(h, Header{"Retry-After", l.retryAfter})
-		case e.Code == 503:
+		h := l.passOn
+		if e.Code == 503 && !slices.ContainsFunc(h, func(x Header) bool { return strings.EqualFold(x.Name, "Retry-After") }) {
 			h = append(h, c.m.retryAfter())
 		}
 		c.async(func() func() {

@@ -17,7 +17,7 @@ const maxRounds = 4
 // reinvited takes a re-INVITE, or an UPDATE with SDP, of l.
 func (c *Call) reinvited(l *leg, offer []byte, done func(reply)) {
 	switch {
-	case c.stage == StageEnded:
+	case c.stage == StageEnded || l.lostFork():
 		done(reply{code: 481})
 		return
 	case c.stage != StageConnected || c.busy:
@@ -150,7 +150,7 @@ func (c *Call) offerTo(l *leg, done func(reply)) {
 
 // acked takes the answer that came with an ACK.
 func (c *Call) acked(l *leg, answer []byte) {
-	if c.stage != StageConnected || l.awaiting == nil {
+	if c.stage != StageConnected || l.awaiting == nil || l.lostFork() {
 		return
 	}
 	told := l.awaiting

@@ -306,7 +306,7 @@ func TestDelayedReinviteNeverAnswered(t *testing.T) {
 // keepAlive lets media arrive on every leg for ever.
 func keepAlive(r *rig) {
 	for _, f := range []*factory{r.web, r.rtp} {
-		for _, m := range f.made {
+		for _, m := range f.all() {
 			m.set(func(h *Health) { h.LastReceived = time.Now().Add(24 * time.Hour); h.Consent = h.LastReceived })
 		}
 	}

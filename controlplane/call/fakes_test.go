@@ -593,6 +593,14 @@ var (
 	trunk1   = Party{Trunk: "carrier", Network: "outside"}
 )
 
+// New implements MediaFactory.
+func (r *rig) New(ctx context.Context, p Party, o MediaOptions) (Media, error) {
+	if p.WebRTC {
+		return r.web.New(ctx, p, o)
+	}
+	return r.rtp.New(ctx, p, o)
+}
+
 // to routes every INVITE to the parties.
 func to(parties ...Party) routerFunc {
 	return func(i Invite) (Decision, error) {
@@ -625,7 +633,7 @@ func run(t *testing.T, route Router, f func(r *rig), change ...func(*Config)) {
 			joined: map[*dataplane.Line]*dataplane.Line{}, maps: map[*dataplane.Line]dataplane.PayloadMap{}}}
 		r.web, r.rtp = &factory{r: r}, &factory{r: r}
 		cfg := Config{
-			Caller: r.caller, WebRTC: r.web, RTP: r.rtp, Engine: r.engine, Router: route,
+			Caller: r.caller, Media: r, Engine: r.engine, Router: route,
 			Log: slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug})),
 			Observer: func(e Event) {
 				r.mu.Lock()

@@ -33,7 +33,17 @@ func TestForkFirstAnswerWins(t *testing.T) {
 			t.Error("the second answer was not hung up")
 		}
 		// What the loser still says must not touch the call.
-		r.out(2).h.OnBye("")
+		h := r.out(2).h
+		if _, code := h.OnReinvite(r.Context(), phoneAnswer); code != 481 {
+			t.Errorf("its re-INVITE got %d", code)
+		}
+		if code := h.OnInfo(r.Context(), "text/plain", nil); code != 481 {
+			t.Errorf("its INFO got %d", code)
+		}
+		h.OnAck(phoneAnswer)
+		h.OnFlow(false)
+		h.OnFailed("")
+		h.OnBye("")
 		synctest.Wait()
 		if c := r.m.Calls(); len(c) != 1 || c[0].Stage != StageConnected || c[0].Forks != 3 {
 			t.Fatalf("the call: %+v", c)

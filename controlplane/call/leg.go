@@ -11,14 +11,14 @@ import (
 // leg is one party of a call: its signalling and its media. Fields belong to
 // the call's goroutine; the methods that implement DialogHandler only post.
 type leg struct {
-	call       *Call
-	id         string
-	party      Party
-	sipCallID  string
-	state      string
-	code       int    // final response
-	reason     string // and its words
-	retryAfter string
+	call      *Call
+	id        string
+	party     Party
+	sipCallID string
+	state     string
+	code      int      // final response
+	reason    string   // and its words
+	passOn    []Header // of that response, for the other side
 
 	media  Media
 	out    Outgoing // callee
@@ -47,12 +47,8 @@ type leg struct {
 
 // newMedia makes the leg's media half.
 func (l *leg) newMedia(sdes bool) error {
-	f := l.call.m.cfg.RTP
-	if l.party.WebRTC {
-		f = l.call.m.cfg.WebRTC
-	}
 	c := l.call
-	m, err := f.New(c.ctx, l.party, MediaOptions{
+	m, err := c.m.cfg.Media.New(c.ctx, l.party, MediaOptions{
 		LegID: l.id, SDES: sdes, V6: isV6(l.party.Source.Addr()),
 		Events: MediaEvents{
 			Established:     func() { c.box.post(c.noteMedia) },
@@ -263,11 +259,14 @@ func (l *leg) OnFailed(reason string) {
 // which lost does not.
 func (l *leg) gone(e Ending) {
 	l.over = true
-	if l == l.call.caller || l == l.call.winner {
+	if !l.lostFork() {
 		e.By = l.side()
 		l.call.end(e)
 	}
 }
+
+// lostFork tells that the leg is a callee whose dialog the call has no use for.
+func (l *leg) lostFork() bool { return l != l.call.caller && l != l.call.winner }
 
 func (l *leg) side() Side {
 	if l == l.call.caller {

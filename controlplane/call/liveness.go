@@ -134,7 +134,7 @@ const (
 // informed passes INFO on. A key frame request becomes RTCP where the far leg
 // takes that.
 func (c *Call) informed(l *leg, contentType string, body []byte, done func(int)) {
-	if c.stage != StageConnected {
+	if c.stage != StageConnected || l.lostFork() {
 		done(481)
 		return
 	}
@@ -175,7 +175,7 @@ func isMediaControl(contentType string) bool {
 // sendKeyframeRequest asks a leg without RTCP feedback for a key frame.
 func (c *Call) sendKeyframeRequest(l *leg) {
 	now := time.Now()
-	if c.stage != StageConnected || l.dialog == nil || now.Sub(l.keyframe) < time.Second {
+	if c.stage != StageConnected || l.lostFork() || now.Sub(l.keyframe) < time.Second {
 		return
 	}
 	l.keyframe = now

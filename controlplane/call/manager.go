@@ -65,11 +65,10 @@ func (t Timings) withDefaults() Timings {
 	return t
 }
 
-// Config of a Manager. Caller, WebRTC, RTP, Engine and Router are required.
+// Config of a Manager. Caller, Media, Engine and Router are required.
 type Config struct {
 	Caller   Caller
-	WebRTC   MediaFactory // for parties with WebRTC media
-	RTP      MediaFactory // for all others
+	Media    MediaFactory
 	Engine   Engine
 	Router   Router
 	Limits   Limits
@@ -95,8 +94,8 @@ type Manager struct {
 
 // NewManager checks cfg and returns a Manager without calls.
 func NewManager(cfg Config) (*Manager, error) {
-	if cfg.Caller == nil || cfg.WebRTC == nil || cfg.RTP == nil || cfg.Engine == nil || cfg.Router == nil {
-		return nil, errors.New("call: Caller, WebRTC, RTP, Engine and Router must all be set")
+	if cfg.Caller == nil || cfg.Media == nil || cfg.Engine == nil || cfg.Router == nil {
+		return nil, errors.New("call: Caller, Media, Engine and Router must all be set")
 	}
 	cfg.Limits.Calls = cmp.Or(cfg.Limits.Calls, 10_000)
 	cfg.Limits.RetryAfter = cmp.Or(cfg.Limits.RetryAfter, 5*time.Second)

@@ -62,7 +62,8 @@ type Health struct {
 
 // MediaFactory makes the media half for a party.
 type MediaFactory interface {
-	// New fails when no port is left; the call is then refused with 503.
+	// New makes WebRTC media for a party that has it, else RTP. It fails when no
+	// port is left; the call is then refused with 503.
 	New(ctx context.Context, p Party, o MediaOptions) (Media, error)
 }
 

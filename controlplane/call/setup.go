@@ -152,7 +152,7 @@ func (c *Call) responded(l *leg, r Response) {
 		c.accepted(l, r)
 	default:
 		if !l.final() {
-			l.retryAfter = header(r.Header, "Retry-After")
+			l.passOn = passed(r.Header)
 			c.branchOver(l, r.Code, r.Reason)
 			c.conclude()
 		}
@@ -166,20 +166,22 @@ func (c *Call) progress(l *leg, r Response) {
 			return
 		}
 	}
-	// Ringing elsewhere must not cut off an announcement that is being heard.
-	if r.Code != 180 || c.rang || c.early != nil && c.early != l {
-		if l.state == "inviting" && r.Code == 180 {
-			l.state = "ringing"
-			c.publish()
-		}
-		return
-	}
-	c.rang = true
 	if l.state == "inviting" {
 		l.state = "ringing"
+		c.publish()
 	}
-	c.reach(StageRinging, l, slog.LevelInfo)
-	_ = c.inv.Progress(180, nil)
+	// Ringing elsewhere must not cut off an announcement that is being heard.
+	if c.rang || c.early != nil && c.early != l {
+		return
+	}
+	if r.Code == 180 {
+		c.rang = true
+		c.reach(StageRinging, l, slog.LevelInfo)
+		_ = c.inv.Progress(180, nil)
+	} else if !c.progressed {
+		c.progressed = true // forwarded, queued, in progress: something happens
+		_ = c.inv.Progress(183, nil)
+	}
 }
 
 // earlyMedia lets the caller hear l before the answer. The caller is answered
@@ -214,7 +216,7 @@ func (c *Call) hear(l *leg, code int) bool {
 			return false
 		}
 		c.caller.answered = true
-		c.rang = c.rang || code == 180
+		c.rang, c.progressed = c.rang || code == 180, true
 		defer func() { _ = c.inv.Progress(code, body) }()
 	}
 	l.state = "early"
@@ -353,8 +355,8 @@ func (c *Call) conclude() {
 	if best.code == 408 {
 		cause = CauseNoAnswer
 	}
-	c.caller.retryAfter = best.retryAfter
-	c.end(Ending{Cause: cause, By: ByCallee, Code: passed(best.code), Detail: best.reason})
+	c.caller.passOn = best.passOn
+	c.end(Ending{Cause: cause, By: ByCallee, Code: passedCode(best.code), Detail: best.reason})
 }
 
 // noAnswer gives up on callees that ring for too long.

@@ -2,6 +2,7 @@ package call
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -116,13 +117,15 @@ func TestStatusReachesCaller(t *testing.T) {
 	} {
 		run(t, to(phone1), func(r *rig) {
 			i := r.dial(browser1, webOffer)
-			r.out(0).respond(code, nil, func(x *Response) { x.Header = []Header{{"Retry-After", "17"}} })
+			r.out(0).respond(code, nil, func(x *Response) {
+				x.Header = []Header{{"Server", "x"}, {"Retry-After", "17"}, {"Reason", "Q.850;cause=17"}}
+			})
 			synctest.Wait()
 			_, accepted, rejected := i.state()
 			if rejected != want || accepted != nil || i.finals != 1 {
 				r.Errorf("callee said %d, the caller got %d (finals %d), want %d", code, rejected, i.finals, want)
 			}
-			if len(i.headers) != 1 || i.headers[0] != (Header{"Retry-After", "17"}) {
+			if !slices.Equal(i.headers, []Header{{"Retry-After", "17"}, {"Reason", "Q.850;cause=17"}}) {
 				r.Errorf("headers: %v", i.headers)
 			}
 			if i.reason == "" {
@@ -311,14 +314,14 @@ func TestDelayedOffer(t *testing.T) {
 		r.wantSDP("offer of the phone's side", o.offer, "audio sendrecv G722 PCMU PCMA opus te101 te110")
 		o.respond(183, desc(6000, "audio sendrecv PCMU"))
 		synctest.Wait()
-		if p, _, _ := i.state(); len(p) != 0 {
+		if p, _, _ := i.state(); !slices.Equal(p, []string{"183"}) {
 			r.Errorf("progress %q: an offer in a provisional needs 100rel", p)
 		}
 		o.respond(180, nil)
 		o.respond(200, desc(6000, "audio sendrecv PCMU PCMA te101"))
 		synctest.Wait()
 		p, offered, _ := i.state()
-		if len(p) != 1 || p[0] != "180" {
+		if !slices.Equal(p, []string{"183", "180"}) {
 			r.Errorf("progress %q", p)
 		}
 		r.wantSDP("offer in the caller's 200", offered, "audio sendrecv PCMU PCMA te101")
@@ -365,6 +368,20 @@ func TestNoPortsAndNoTransport(t *testing.T) {
 		r.caller.err = errors.New("no route to host")
 		if _, _, code := r.dial(browser1, webOffer).state(); code != 503 {
 			r.Errorf("no transport: %d", code)
+		}
+	})
+}
+
+// Signs of life without SDP reach the caller once, ringing after them too.
+func TestProgressWithoutSDP(t *testing.T) {
+	run(t, to(phone1), func(r *rig) {
+		i := r.dial(browser1, webOffer)
+		for _, code := range []int{181, 182, 183, 180, 180, 183} {
+			r.out(0).respond(code, nil)
+		}
+		synctest.Wait()
+		if p, _, _ := i.state(); !slices.Equal(p, []string{"183", "180"}) {
+			r.Errorf("progress %q", p)
 		}
 	})
 }

@@ -1,8 +1,6 @@
 package call
 
-import (
-	"strings"
-)
+import "strings"
 
 // bestOf chooses the response of a fork that speaks for it (RFC 3261 16.7
 // step 6): a 6xx, else one of the lowest class; within 4xx the one that tells
@@ -22,7 +20,7 @@ func rank(code int) int {
 		return 0
 	}
 	if code < 400 {
-		code = passed(code)
+		code = passedCode(code)
 	}
 	r := code / 100 * 100
 	switch code {
@@ -45,10 +43,10 @@ func rank(code int) int {
 	return r
 }
 
-// passed is the status by which the caller learns of a callee's. What speaks of
+// passedCode is the status by which the caller learns of a callee's. What speaks of
 // the callee passes as it is; what speaks of our own request, or asks the caller
 // for what it cannot give, becomes a status of the gateway.
-func passed(code int) int {
+func passedCode(code int) int {
 	switch code {
 	case 401, 407: // the caller has no credentials for that hop
 		return 500
@@ -101,11 +99,13 @@ func phrase(code int) string {
 	return "Call Failed"
 }
 
-func header(hs []Header, name string) string {
+// passed are the headers of a final response that mean something to the caller:
+// when to try again, and why (RFC 3326).
+func passed(hs []Header) (out []Header) {
 	for _, h := range hs {
-		if strings.EqualFold(h.Name, name) {
-			return h.Value
+		if strings.EqualFold(h.Name, "Retry-After") || strings.EqualFold(h.Name, "Reason") {
+			out = append(out, h)
 		}
 	}
-	return ""
+	return out
 }
