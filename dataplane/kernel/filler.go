@@ -54,7 +54,7 @@ type FillerStats struct {
 }
 
 type filled struct {
-	rings   []*ring
+	rings   []*keystreamRing
 	highest uint64
 	look    uint64 // the first look that may speak of it: earlier ones read another's slot
 }
@@ -69,7 +69,7 @@ func newFiller(states *ebpf.Map, log *slog.Logger) *filler {
 
 // add starts to follow a stream from its highest input index and fills its
 // rings at once, so that the first packet already hits.
-func (f *filler) add(slot uint32, highest uint64, rings []*ring) {
+func (f *filler) add(slot uint32, highest uint64, rings []*keystreamRing) {
 	if len(rings) == 0 {
 		return
 	}

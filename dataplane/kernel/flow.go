@@ -21,7 +21,7 @@ type flow struct {
 	key      bpf.StreamKey
 	value    bpf.Stream
 	in, out  *session
-	rings    []*ring
+	rings    []*keystreamRing
 	bindings []bpf.BindingKey
 	cut      uint64
 	hasSlot  bool // value.Slot is ours
@@ -287,7 +287,7 @@ func (e *Engine) giveRings(fl *flow, f *dataplane.Flow) error {
 		if video {
 			fl.value.Flags |= side.flag
 		}
-		fl.rings = append(fl.rings, &ring{class: class, at: at, gen: gen, offset: side.offset})
+		fl.rings = append(fl.rings, &keystreamRing{class: class, at: at, gen: gen, offset: side.offset})
 	}
 	return nil
 }

@@ -135,7 +135,7 @@ func adoptSession(known map[uint32]*session, slot, epoch uint32) *session {
 	return s
 }
 
-func (e *Engine) adoptRing(r bpf.Ring, large bool) []*ring {
+func (e *Engine) adoptRing(r bpf.Ring, large bool) []*keystreamRing {
 	if r.Epoch == 0 {
 		return nil
 	}
@@ -144,7 +144,7 @@ func (e *Engine) adoptRing(r bpf.Ring, large bool) []*ring {
 		class = e.rings.large
 	}
 	class.reserve(r)
-	return []*ring{{class: class, at: r}}
+	return []*keystreamRing{{class: class, at: r}}
 }
 
 // adoptBindings gives the orphans their bindings; those of nobody go.

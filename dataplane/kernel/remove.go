@@ -21,7 +21,7 @@ type grave struct {
 	due      time.Time
 	slot     uint32
 	hasSlot  bool
-	rings    []*ring
+	rings    []*keystreamRing
 	sessions []*session
 }
 

@@ -20,9 +20,10 @@ const (
 
 // In a slot of either size, by sluice.h.
 const (
-	slotTag   = 0
-	slotMask  = 16
-	slotBytes = 32
+	slotTag    = 0
+	slotOctets = 8
+	slotMask   = 16
+	slotBytes  = 32
 )
 
 // ringClass is one keystream map, mapped into memory and cut into rings.
@@ -121,6 +122,7 @@ func (c *ringClass) publish(r bpf.Ring, g *generator, index uint64) {
 	}
 	atomic.StoreUint64(tag, 0)
 	s := c.slot(n)
+	*(*uint32)(unsafe.Pointer(&s[slotOctets])) = uint32(c.octets)
 	g.generate(index, s[slotMask:slotBytes], s[slotBytes:])
 	atomic.StoreUint64(tag, want)
 }
@@ -151,8 +153,8 @@ func (r *rings) close() {
 	r.large.close()
 }
 
-// ring is a ring in use with what fills it.
-type ring struct {
+// keystreamRing is a ring in use with what fills it.
+type keystreamRing struct {
 	class *ringClass
 	at    bpf.Ring
 	gen   *generator
@@ -163,11 +165,11 @@ type ring struct {
 
 // ahead is how far beyond the highest index a ring is filled. The rest keeps
 // slots of packets that come late.
-func (r *ring) ahead() uint64 { return uint64(r.class.slots) - uint64(r.class.slots)/8 }
+func (r *keystreamRing) ahead() uint64 { return uint64(r.class.slots) - uint64(r.class.slots)/8 }
 
 // fill publishes up to limit slots beyond the highest input index and returns
 // how many it did.
-func (r *ring) fill(highest uint64, limit int) (done int) {
+func (r *keystreamRing) fill(highest uint64, limit int) (done int) {
 	from, to := highest+1, highest+1+r.ahead()
 	if r.next > from && r.next <= to {
 		from = r.next
