@@ -57,6 +57,7 @@ type Engine struct {
 	mu       sync.Mutex
 	closed   bool
 	flows    map[dataplane.FlowID]*flow
+	streams  map[bpf.StreamKey]*flow // those in the map of that name, but orphans
 	sessions map[dataplane.SessionID]*session
 	bindings map[bpf.BindingKey]uint32 // session slot
 	orphans  []*orphan
@@ -83,6 +84,7 @@ func New(cfg Config) (_ *Engine, err error) {
 		log:      cfg.Logger,
 		networks: make(map[string]*attachment),
 		flows:    make(map[dataplane.FlowID]*flow),
+		streams:  make(map[bpf.StreamKey]*flow),
 		sessions: make(map[dataplane.SessionID]*session),
 		bindings: make(map[bpf.BindingKey]uint32),
 		report:   Report{Kernel: kernelRelease(), Layout: bpf.Layout},

@@ -26,6 +26,7 @@ type flow struct {
 	cut      uint64
 	hasSlot  bool // value.Slot is ours
 	listed   bool // it is in the streams map
+	released bool
 }
 
 // session is one with a slot in the sessions map, for as long as flows use it.
@@ -205,9 +206,9 @@ func (e *Engine) install(fl *flow, f *dataplane.Flow, state dataplane.State, cut
 	}
 	fl.value.Slot, fl.hasSlot = slot, true
 	fl.key = bpf.StreamKey{Session: fl.in.slot, Ssrc: f.InSSRC}
-	var known bpf.Stream
-	if err := e.objects.maps.streams.Lookup(fl.key, &known); !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("SSRC %#x of this session is installed already", f.InSSRC)
+	before := e.streams[fl.key]
+	if before != nil && !before.released {
+		return fmt.Errorf("SSRC %#x of this session is installed already, as flow %d", f.InSSRC, before.id)
 	}
 	v := &fl.value
 	in, _ := kernelProfile(f.In.Keys)
@@ -235,10 +236,20 @@ func (e *Engine) install(fl *flow, f *dataplane.Flow, state dataplane.State, cut
 		return fmt.Errorf("clear the drop counter: %w", err)
 	}
 	e.filler.add(slot, cut, fl.rings)
-	if err := e.objects.maps.streams.Update(fl.key, v, ebpf.UpdateNoExist); err != nil {
+	how := ebpf.UpdateNoExist
+	if before != nil {
+		// A stream that came back and goes again: what is left of its drain is
+		// the user engine's now, whose window has all of it.
+		how = ebpf.UpdateAny
+	}
+	if err := e.objects.maps.streams.Update(fl.key, v, how); err != nil {
 		return mapError("streams", err)
 	}
 	fl.listed = true
+	e.streams[fl.key] = fl
+	if before != nil {
+		before.listed = false
+	}
 	return e.bind(fl, f.Bindings)
 }
 

@@ -25,22 +25,20 @@ type call struct {
 	phoneAt        netip.AddrPort
 	outAt, inAt    netip.AddrPort
 	down, up       dataplane.Flow // phone to browser, browser to phone
-	keys           [4]*srtp.SessionKeys
 }
 
-// newCall makes the sockets and the two flows of a call: the browser's side is
-// protected by profile, the phone's by other (ProfileNone is plain RTP).
-func newCall(t testing.TB, l *lab, v6 bool, profile, other srtp.Profile) *call {
-	t.Helper()
-	c := &call{lab: l, v6: v6}
+// callFlows are the two flows of a call: the browser's side is protected by
+// profile, the phone's by other (ProfileNone is plain RTP). Keys depend on the
+// profiles alone, so that another process makes the same.
+func callFlows(v6 bool, profile, other srtp.Profile) *call {
+	c := &call{v6: v6}
 	c.browserAt, c.phoneAt = netip.AddrPortFrom(addr(v6, 1, 2), 50000), netip.AddrPortFrom(addr(v6, 2, 2), 30000)
 	c.outAt, c.inAt = netip.AddrPortFrom(addr(v6, 1, 1), 40000), netip.AddrPortFrom(addr(v6, 2, 1), 20000)
-	c.browser, c.phone = l.browser.listen(t, c.browserAt), l.phone.listen(t, c.phoneAt)
-	c.atOut, c.atIn = l.gateway.listen(t, c.outAt), l.gateway.listen(t, c.inAt)
 	r := rand.New(rand.NewPCG(uint64(profile), uint64(other)))
+	var keys [4]*srtp.SessionKeys
 	for i, p := range []srtp.Profile{profile, profile, other, other} {
 		if p != srtp.ProfileNone {
-			c.keys[i] = randomKeys(r, p)
+			keys[i] = randomKeys(r, p)
 		}
 	}
 	payload := [128]uint8{}
@@ -49,32 +47,47 @@ func newCall(t testing.TB, l *lab, v6 bool, profile, other srtp.Profile) *call {
 	}
 	payload[0] = 8
 	c.down = dataplane.Flow{
-		ID: 1, In: dataplane.Session{ID: 1, Keys: c.keys[2]}, InSSRC: 0x1111,
+		ID: 1, In: dataplane.Session{ID: 1, Keys: keys[2]}, InSSRC: 0x1111,
 		Bindings: []dataplane.Binding{{Local: c.inAt, Remote: c.phoneAt}},
-		Out:      dataplane.Session{ID: 2, Keys: c.keys[1]}, OutSSRC: 0x2222,
+		Out:      dataplane.Session{ID: 2, Keys: keys[1]}, OutSSRC: 0x2222,
 		OutLocal: c.outAt, OutRemote: c.browserAt, InNetwork: inside, OutNetwork: outside,
 		IndexOffset: 1000, TimestampAdd: 5000, Payload: payload, ClockRate: 8000,
 	}
 	c.up = dataplane.Flow{
-		ID: 2, In: dataplane.Session{ID: 3, Keys: c.keys[0]}, InSSRC: 0x3333,
+		ID: 2, In: dataplane.Session{ID: 3, Keys: keys[0]}, InSSRC: 0x3333,
 		Bindings: []dataplane.Binding{{Local: c.outAt, Remote: c.browserAt}},
-		Out:      dataplane.Session{ID: 4, Keys: c.keys[3]}, OutSSRC: 0x4444,
+		Out:      dataplane.Session{ID: 4, Keys: keys[3]}, OutSSRC: 0x4444,
 		OutLocal: c.inAt, OutRemote: c.phoneAt, InNetwork: outside, OutNetwork: inside,
 		IndexOffset: indexMask + 1 - 7, TimestampAdd: 1, Payload: payload, ClockRate: 8000,
 	}
 	return c
 }
 
+// newCall is callFlows with the sockets of both ends and of the gateway.
+func newCall(t testing.TB, l *lab, v6 bool, profile, other srtp.Profile) *call {
+	t.Helper()
+	c := callFlows(v6, profile, other)
+	c.browser, c.phone = l.browser.listen(t, c.browserAt), l.phone.listen(t, c.phoneAt)
+	c.atOut, c.atIn = l.gateway.listen(t, c.outAt), l.gateway.listen(t, c.inAt)
+	return c
+}
+
 // install hands both streams to the kernel from index cut on.
 func (c *call) install(t testing.TB, e *Engine, cut uint64) {
 	t.Helper()
-	c.engine = e
+	must(t, c.tryInstall(e, cut))
+}
+
+func (c *call) tryInstall(e *Engine, cut uint64) error {
 	for _, f := range []*dataplane.Flow{&c.down, &c.up} {
 		if reason := e.Eligible(f); reason != dataplane.ReasonNone {
-			t.Fatalf("flow %d is not eligible: %s", f.ID, reason)
+			return fmt.Errorf("flow %d is not eligible: %s", f.ID, reason)
 		}
-		must(t, e.Install(f, dataplane.State{Window: srtp.NewWindowAt(cut)}, cut))
+		if err := e.Install(f, dataplane.State{Window: srtp.NewWindowAt(cut)}, cut); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // rtpPacket is a packet of an index with a payload that tells it apart.

@@ -178,17 +178,11 @@ func (e *Engine) adoptBindings() error {
 	return nil
 }
 
-// reap removes the orphans that have been silent for long enough.
-func (e *Engine) reap() error {
+// reap removes the orphans that have been silent for long enough at now, on
+// CLOCK_MONOTONIC.
+func (e *Engine) reap(now time.Duration) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.orphans) == 0 {
-		return nil
-	}
-	now, err := monotonic()
-	if err != nil {
-		return err
-	}
 	var errs []error
 	e.orphans = slices.DeleteFunc(e.orphans, func(o *orphan) bool {
 		s, err := e.control(bpf.OpRead, o.flow.value.Slot)

@@ -44,6 +44,7 @@ func (e *Engine) Release(id dataplane.FlowID) (dataplane.State, error) {
 	if err != nil {
 		return dataplane.State{}, fmt.Errorf("release flow %d: %w", id, err)
 	}
+	fl.released = true
 	e.filler.remove(fl.value.Slot)
 	return e.state(fl, &s)
 }
@@ -75,6 +76,7 @@ func (e *Engine) Remove(id dataplane.FlowID) (dataplane.State, error) {
 func (e *Engine) withdraw(fl *flow) error {
 	var errs []error
 	if fl.listed {
+		delete(e.streams, fl.key)
 		if err := e.objects.maps.streams.Delete(fl.key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("delete the stream: %w", err))
 		}
@@ -157,7 +159,11 @@ func (e *Engine) tidy(ctx context.Context) {
 		}
 		if !now.Before(reap) {
 			reap = now.Add(reapEvery)
-			if err := e.reap(); err != nil {
+			clock, err := monotonic()
+			if err == nil {
+				err = e.reap(clock)
+			}
+			if err != nil {
 				e.log.Error("reaping orphaned streams", "error", err)
 			}
 		}
