@@ -395,3 +395,11 @@ func checksum(sum uint32, b []byte) uint16 {
 	}
 	return uint16(sum)
 }
+
+// addrPort is the n-th other place near a.
+func addrPort(a netip.AddrPort, n uint32) netip.AddrPort {
+	b := a.Addr().As4()
+	b[2] = byte(n >> 8)
+	b[3] = byte(n)
+	return netip.AddrPortFrom(netip.AddrFrom4(b), uint16(10000+n))
+}

@@ -105,9 +105,10 @@ SEC("tc")
 int sluice_tc(struct __sk_buff *ctx)
 {
 	struct slc_scratch *here = slc_scratch();
-	__u32 linear = ctx->data_end - ctx->data;
+	__u64 linear = (long)ctx->data_end - (long)ctx->data;
 	int verdict;
 
+	slc_opaque(linear);
 	if (!here)
 		return TC_ACT_OK;
 	if (linear < SLC_HEADERS && linear < ctx->len &&

@@ -13,7 +13,10 @@
 
 static __always_inline __u32 slc_frame(struct xdp_md *ctx)
 {
-	return ctx->data_end - ctx->data;
+	__u64 octets = (long)ctx->data_end - (long)ctx->data;
+
+	slc_opaque(octets);	/* or clang subtracts in 32 bits, which pointers may not */
+	return octets;
 }
 
 static __always_inline __u32 slc_ingress(struct xdp_md *ctx)
