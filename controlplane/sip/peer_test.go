@@ -1,0 +1,518 @@
+package sip
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	gosip "github.com/emiago/sipgo/sip"
+	"github.com/icholy/digest"
+	"go.uber.org/goleak"
+
+	"github.com/sluicegw/sluice/controlplane/call"
+	"github.com/sluicegw/sluice/controlplane/location"
+)
+
+func TestMain(m *testing.M) {
+	// Real pace would make the time-outs of RFC 3261 take half a minute each.
+	gosip.SetTimers(20*time.Millisecond, 160*time.Millisecond, 200*time.Millisecond)
+	goleak.VerifyTestMain(m)
+}
+
+type passwords map[string]string
+
+func (p passwords) Password(user string) (string, bool) { s, ok := p[user]; return s, ok }
+
+// world is a server and what its tests need.
+type world struct {
+	*testing.T
+	s       *Server
+	loc     *location.Memory
+	invites chan call.Invite
+	web     *httptest.Server
+}
+
+const testDomain = "gw.test"
+
+func newWorld(t *testing.T, change ...func(*Config)) *world {
+	t.Helper()
+	w := &world{T: t, loc: location.NewMemory(), invites: make(chan call.Invite, 16)}
+	out := io.Discard
+	if os.Getenv("SIP_LOG") != "" {
+		out = os.Stderr
+	}
+	any := netip.MustParseAddrPort("127.0.0.1:0")
+	c := Config{
+		Domain:   testDomain,
+		Networks: []Network{{Name: "main", Listeners: []Listener{{Transport: UDP, Addr: any}, {Transport: TCP, Addr: any}}}},
+		Users:    passwords{"web1": "w1secret", "phone1": "p1secret", "phone2": "p2secret"},
+		Location: w.loc,
+		Logger:   slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		OnInvite: func(i call.Invite) { w.invites <- i },
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	s, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() { defer close(served); s.Serve() }()
+	w.s = s
+	w.web = httptest.NewServer(http.HandlerFunc(s.ServeWS))
+	t.Cleanup(func() {
+		s.Close()
+		<-served
+		w.web.Close()
+		w.loc.Close()
+	})
+	return w
+}
+
+// invite waits for the next INVITE that reaches the call.
+func (w *world) invite() call.Invite {
+	w.Helper()
+	select {
+	case i := <-w.invites:
+		return i
+	case <-time.After(3 * time.Second):
+		w.Fatal("no INVITE reached the call")
+		return nil
+	}
+}
+
+// peer is a user agent made of a socket and strings.
+type peer struct {
+	*testing.T
+	user, password string
+	transport      string
+	local          string // host:port
+	in             chan gosip.Message
+	write          func([]byte) error
+	stop           func()
+	seq            uint32
+	auth           string
+}
+
+func (w *world) newPeer(user, transport string) *peer {
+	w.Helper()
+	p := &peer{T: w.T, user: user, password: w.s.cfg.Users.(passwords)[user], transport: transport, in: make(chan gosip.Message, 256), seq: 1}
+	r := newReader()
+	got := func(b []byte) {
+		if len(strings.Trim(string(b), "\r\n")) == 0 {
+			return
+		}
+		m, _, err := r.read(b)
+		if err != nil {
+			w.Errorf("peer cannot read %q: %v", b, err)
+			return
+		}
+		p.in <- m
+	}
+	var wg sync.WaitGroup
+	switch transport {
+	case "UDP":
+		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(w.s.Addr("main", UDP)))
+		if err != nil {
+			w.Fatal(err)
+		}
+		p.local = c.LocalAddr().String()
+		p.write = func(b []byte) error { _, err := c.Write(b); return err }
+		p.stop = func() { c.Close(); wg.Wait() }
+		wg.Go(func() {
+			buf := make([]byte, 65536)
+			for {
+				n, err := c.Read(buf)
+				if err != nil {
+					return
+				}
+				got(buf[:n])
+			}
+		})
+	case "TCP":
+		c, err := net.Dial("tcp", w.s.Addr("main", TCP).String())
+		if err != nil {
+			w.Fatal(err)
+		}
+		p.local = c.LocalAddr().String()
+		p.write = func(b []byte) error { _, err := c.Write(b); return err }
+		p.stop = func() { c.Close(); wg.Wait() }
+		wg.Go(func() { readAll(c, got) })
+	case "WS":
+		ctx, cancel := context.WithCancel(context.Background())
+		c, _, err := websocket.Dial(ctx, strings.Replace(w.web.URL, "http", "ws", 1)+"/ws", &websocket.DialOptions{Subprotocols: []string{"sip"}})
+		if err != nil {
+			w.Fatal(err)
+		}
+		p.local = strings.ToLower(rand.Text()) + ".invalid:80"
+		p.write = func(b []byte) error { return c.Write(ctx, websocket.MessageText, b) }
+		p.stop = func() { c.CloseNow(); cancel(); wg.Wait() }
+		wg.Go(func() {
+			for {
+				_, b, err := c.Read(ctx)
+				if err != nil {
+					return
+				}
+				got(b)
+			}
+		})
+	}
+	w.Cleanup(p.stop)
+	return p
+}
+
+func (p *peer) contact() string {
+	t := ""
+	if p.transport != "UDP" {
+		t = ";transport=" + strings.ToLower(p.transport)
+	}
+	host, port, _ := net.SplitHostPort(p.local)
+	if p.transport == "WS" {
+		return "<sip:" + p.user + "x@" + host + t + ">"
+	}
+	return "<sip:" + p.user + "@" + host + ":" + port + t + ">"
+}
+
+func (p *peer) send(text string) {
+	p.Helper()
+	head, body, _ := strings.Cut(text, "\n\n")
+	head = strings.ReplaceAll(strings.TrimSpace(head), "\n", "\r\n")
+	if !strings.Contains(head, "Content-Length:") {
+		head += fmt.Sprintf("\r\nContent-Length: %d", len(body))
+	}
+	if err := p.write([]byte(head + "\r\n\r\n" + body)); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// via is a fresh Via line.
+func (p *peer) via() string {
+	return "Via: SIP/2.0/" + p.transport + " " + p.local + ";branch=z9hG4bK" + rand.Text() + ";rport"
+}
+
+// next waits for the next message that matches.
+func (p *peer) next(what string, match func(gosip.Message) bool) gosip.Message {
+	p.Helper()
+	limit := time.After(4 * time.Second)
+	var seen []string
+	for {
+		select {
+		case m := <-p.in:
+			if match(m) {
+				return m
+			}
+			seen = append(seen, startLine(m))
+		case <-limit:
+			p.Fatalf("%s: no %s; saw %q", p.user, what, seen)
+		}
+	}
+}
+
+func startLine(m gosip.Message) string {
+	line, _, _ := strings.Cut(m.String(), "\r\n")
+	return line
+}
+
+// response waits for a response of a method with a code.
+func (p *peer) response(code int, method string) *gosip.Response {
+	p.Helper()
+	return p.next(fmt.Sprint(code, " to ", method), func(m gosip.Message) bool {
+		r, ok := m.(*gosip.Response)
+		return ok && r.StatusCode == code && string(r.CSeq().MethodName) == method
+	}).(*gosip.Response)
+}
+
+// final waits for any final response to a method.
+func (p *peer) final(method string) *gosip.Response {
+	p.Helper()
+	return p.next("final response to "+method, func(m gosip.Message) bool {
+		r, ok := m.(*gosip.Response)
+		return ok && r.StatusCode >= 200 && string(r.CSeq().MethodName) == method
+	}).(*gosip.Response)
+}
+
+func (p *peer) request(method string) *gosip.Request {
+	p.Helper()
+	return p.next(method, func(m gosip.Message) bool {
+		r, ok := m.(*gosip.Request)
+		return ok && string(r.Method) == method
+	}).(*gosip.Request)
+}
+
+// quiet fails when something matching comes within d.
+func (p *peer) quiet(d time.Duration, what string, match func(gosip.Message) bool) {
+	p.Helper()
+	limit := time.After(d)
+	for {
+		select {
+		case m := <-p.in:
+			if match(m) {
+				p.Fatalf("%s: unexpected %s: %s", p.user, what, startLine(m))
+			}
+		case <-limit:
+			return
+		}
+	}
+}
+
+// credentials answers a challenge.
+func (p *peer) credentials(res *gosip.Response, method, uri string) string {
+	p.Helper()
+	ask, name := "WWW-Authenticate", "Authorization"
+	if res.StatusCode == 407 {
+		ask, name = "Proxy-Authenticate", "Proxy-Authorization"
+	}
+	c, err := digest.ParseChallenge(value(res, ask))
+	if err != nil {
+		p.Fatal(err)
+	}
+	cr, err := digest.Digest(c, digest.Options{Method: method, URI: uri, Username: p.user, Password: p.password, Count: 1})
+	if err != nil {
+		p.Fatal(err)
+	}
+	return name + ": " + cr.String()
+}
+
+// register registers and returns the 200.
+func (p *peer) register(extra string) *gosip.Response {
+	p.Helper()
+	res := p.registerOnce(extra, "")
+	if res.StatusCode != 401 {
+		p.Fatalf("REGISTER without credentials: %d", res.StatusCode)
+	}
+	res = p.registerOnce(extra, p.credentials(res, "REGISTER", "sip:"+testDomain))
+	if res.StatusCode != 200 {
+		p.Fatalf("REGISTER: %d %s", res.StatusCode, res.Reason)
+	}
+	return res
+}
+
+func (p *peer) registerOnce(extra, auth string) *gosip.Response {
+	p.Helper()
+	p.seq++
+	text := fmt.Sprintf("REGISTER sip:%s SIP/2.0\n%s\nMax-Forwards: 70\nFrom: <sip:%s@%s>;tag=r1\nTo: <sip:%s@%s>\nCall-ID: reg-%s\nCSeq: %d REGISTER\nSupported: path, outbound\n",
+		testDomain, p.via(), p.user, testDomain, p.user, testDomain, p.local, p.seq)
+	if !strings.Contains(extra, "Contact:") {
+		text += "Contact: " + p.contact() + extra + "\n"
+	} else {
+		text += extra + "\n"
+	}
+	if auth != "" {
+		text += auth + "\n"
+	}
+	p.send(text + "\n")
+	return p.final("REGISTER")
+}
+
+// leg is the peer's view of a dialog.
+type leg struct {
+	p           *peer
+	callID      string
+	local       string // our From/To with tag
+	remote      string
+	target      string
+	seq         uint32
+	invite      string // branch of our INVITE
+	routes      []string
+	lastRequest string
+}
+
+// invite calls a user, answering the challenge, and returns the leg before any
+// answer.
+func (p *peer) invite(to, sdp, extra string) *leg {
+	p.Helper()
+	l := p.inviteRaw(to, sdp, extra, "")
+	res := p.final("INVITE")
+	if res.StatusCode != 407 {
+		p.Fatalf("INVITE without credentials: %d %s", res.StatusCode, res.Reason)
+	}
+	p.ackFailure(l, res)
+	l.seq++
+	return l.again(to, sdp, extra+p.credentials(res, "INVITE", "sip:"+to+"@"+testDomain)+"\n")
+}
+
+func (p *peer) inviteRaw(to, sdp, extra, from string) *leg {
+	if from == "" {
+		from = p.user
+	}
+	l := &leg{p: p, callID: "c" + rand.Text(), seq: 1}
+	l.local = "<sip:" + from + "@" + testDomain + ">;tag=" + rand.Text()
+	l.remote = "<sip:" + to + "@" + testDomain + ">"
+	return l.again(to, sdp, extra)
+}
+
+func (l *leg) again(to, sdp, extra string) *leg {
+	via := l.p.via()
+	l.invite = via
+	text := fmt.Sprintf("INVITE sip:%s@%s SIP/2.0\n%s\nMax-Forwards: 70\nFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d INVITE\nContact: %s\nAllow: INVITE, ACK, BYE, CANCEL, UPDATE, INFO\n%s",
+		to, testDomain, via, l.local, l.remote, l.callID, l.seq, l.p.contact(), extra)
+	if sdp != "" {
+		text += "Content-Type: application/sdp\n"
+	}
+	l.lastRequest = text
+	l.p.send(text + "\n" + sdp)
+	return l
+}
+
+func (p *peer) ackFailure(l *leg, res *gosip.Response) {
+	p.send(fmt.Sprintf("ACK %s SIP/2.0\n%s\nMax-Forwards: 70\nFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d ACK\n\n",
+		"sip:x@"+testDomain, l.invite, l.local, value(res, "To"), l.callID, l.seq))
+}
+
+// answered takes a 2xx and sends the ACK.
+func (l *leg) answered(res *gosip.Response, sdp string) {
+	l.established(res)
+	l.ack(sdp)
+}
+
+func (l *leg) established(res *gosip.Response) {
+	l.remote = value(res, "To")
+	na, _ := parseNameAddr(value(res, "Contact"))
+	l.target = na.uri
+}
+
+func (l *leg) ack(sdp string) { l.send("ACK", l.seq, "", sdp) }
+
+// send sends a request in the dialog.
+func (l *leg) send(method string, seq uint32, extra, sdp string) string {
+	via := l.p.via()
+	text := fmt.Sprintf("%s %s SIP/2.0\n%s\nMax-Forwards: 70\nFrom: %s\nTo: %s\nCall-ID: %s\nCSeq: %d %s\nContact: %s\n%s",
+		method, l.target, via, l.local, l.remote, l.callID, seq, method, l.p.contact(), extra)
+	if sdp != "" && !strings.Contains(extra, "Content-Type") {
+		text += "Content-Type: application/sdp\n"
+	}
+	l.p.send(text + "\n" + sdp)
+	return via
+}
+
+// do sends a request with the next CSeq.
+func (l *leg) do(method, extra, sdp string) {
+	l.seq++
+	l.send(method, l.seq, extra, sdp)
+}
+
+// reply answers a request of the server.
+func (p *peer) reply(req *gosip.Request, code int, tag, extra, sdp string) {
+	p.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "SIP/2.0 %d Text\n", code)
+	for _, v := range req.GetHeaders("Via") {
+		fmt.Fprintf(&b, "Via: %s\n", v.Value())
+	}
+	to := value(req, "To")
+	if tag != "" && !strings.Contains(to, "tag=") {
+		to += ";tag=" + tag
+	}
+	fmt.Fprintf(&b, "From: %s\nTo: %s\nCall-ID: %s\nCSeq: %s\nContact: %s\n%s", value(req, "From"), to, value(req, "Call-ID"), value(req, "CSeq"), p.contact(), extra)
+	if sdp != "" {
+		b.WriteString("Content-Type: application/sdp\n")
+	}
+	p.send(b.String() + "\n" + sdp)
+}
+
+// legOf is the callee's view of a dialog made by the server's INVITE.
+func (p *peer) legOf(req *gosip.Request, tag string) *leg {
+	na, _ := parseNameAddr(value(req, "Contact"))
+	return &leg{p: p, callID: value(req, "Call-ID"), local: value(req, "To") + ";tag=" + tag, remote: value(req, "From"), target: na.uri, seq: 100}
+}
+
+// handler records what a dialog reports.
+type handler struct {
+	reinvite func(ctx context.Context, offer []byte) ([]byte, int)
+	events   chan string
+}
+
+func newHandler() *handler { return &handler{events: make(chan string, 64)} }
+
+func (h *handler) OnReinvite(ctx context.Context, offer []byte) ([]byte, int) {
+	h.events <- "reinvite " + string(offer)
+	if h.reinvite != nil {
+		return h.reinvite(ctx, offer)
+	}
+	return []byte("answer"), 200
+}
+func (h *handler) OnAck(a []byte) { h.events <- "ack " + string(a) }
+func (h *handler) OnInfo(_ context.Context, t string, b []byte) int {
+	h.events <- "info " + t + " " + string(b)
+	return 200
+}
+func (h *handler) OnBye(r string)    { h.events <- "bye " + r }
+func (h *handler) OnFlow(up bool)    { h.events <- fmt.Sprint("flow ", up) }
+func (h *handler) OnFailed(r string) { h.events <- "failed " + r }
+
+func (h *handler) want(t testing.TB, event string) {
+	t.Helper()
+	select {
+	case e := <-h.events:
+		if !strings.HasPrefix(e, event) {
+			t.Fatalf("event %q, want %q", e, event)
+		}
+	case <-time.After(4 * time.Second):
+		t.Fatalf("no event %q", event)
+	}
+}
+
+func (h *handler) none(t testing.TB) {
+	t.Helper()
+	select {
+	case e := <-h.events:
+		t.Fatalf("unexpected event %q", e)
+	default:
+	}
+}
+
+// target is how a call would reach a registered user.
+func (w *world) target(user string) call.Target {
+	w.Helper()
+	bs, _ := w.loc.Lookup(context.Background(), location.AOR(user, testDomain))
+	if len(bs) == 0 {
+		w.Fatalf("%s is not registered", user)
+	}
+	b := bs[0]
+	return call.Target{
+		URI: b.Contact, Flow: b.Flow, Route: b.Path,
+		Party: call.Party{User: user, Network: b.Network, Source: b.Source, WebRTC: b.WebRTC, Instance: b.Instance},
+	}
+}
+
+func readAll(c net.Conn, got func([]byte)) {
+	var buf []byte
+	chunk := make([]byte, 65536)
+	for {
+		n, err := c.Read(chunk)
+		buf = append(buf, chunk[:n]...)
+		for {
+			buf = []byte(strings.TrimLeft(string(buf), "\r\n"))
+			head, _, ok := strings.Cut(string(buf), "\r\n\r\n")
+			if !ok {
+				break
+			}
+			l, _ := contentLength([]byte(head))
+			end := len(head) + 4 + max(l, 0)
+			if len(buf) < end {
+				break
+			}
+			got(buf[:end])
+			buf = buf[end:]
+		}
+		if err != nil {
+			return
+		}
+	}
+}
