@@ -12,12 +12,12 @@ import (
 const indexMask = bpf.IndexLimit - 1
 
 // generator makes the keystream of one (session, SSRC). It allocates nothing
-// and is not safe for concurrent use.
+// per packet and is not safe for concurrent use.
 type generator struct {
 	block cipher.Block
+	gcm   cipher.AEAD // nil for AES-CM
 	salt  [aes.BlockSize]byte
 	ssrc  uint32
-	aead  bool
 	count [aes.BlockSize]byte
 }
 
@@ -26,34 +26,47 @@ func newGenerator(k *srtp.SessionKeys, ssrc uint32) (*generator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &generator{block: block, salt: saltBlock(k), ssrc: ssrc, aead: k.Profile.AEAD()}, nil
+	g := &generator{block: block, salt: saltBlock(k), ssrc: ssrc}
+	if k.Profile.AEAD() {
+		if g.gcm, err = cipher.NewGCM(block); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// sheet is what generators write on: octets of keystream and a tag.
+type sheet struct{ zero, out []byte }
+
+func newSheet(octets int) *sheet {
+	return &sheet{zero: make([]byte, octets), out: make([]byte, 0, octets+aes.BlockSize)}
 }
 
 // generate writes the keystream of a packet index: for AES-CM from counter 0
 // (RFC 3711 4.1.1), for GCM the block that hides the tag into mask and from
-// counter 2 on the keystream (RFC 7714 8.1). len(out) is a multiple of 16.
-func (g *generator) generate(index uint64, mask, out []byte) {
+// counter 2 on the keystream (RFC 7714 8.1). len(out) is a multiple of 16 and no
+// more than the sheet has.
+func (g *generator) generate(index uint64, mask, out []byte, s *sheet) {
 	g.count = g.salt
 	c := g.count[:]
-	var counter uint16
-	if g.aead {
+	if g.gcm != nil {
 		xor32(c[2:], g.ssrc)
 		xor32(c[6:], uint32(index>>16))
 		c[10] ^= byte(index >> 8)
 		c[11] ^= byte(index)
-		binary.BigEndian.PutUint32(c[12:], 1)
+		c[15] = 1
 		g.block.Encrypt(mask, c)
-		counter = 2
-	} else {
-		xor32(c[4:], g.ssrc)
-		xor32(c[8:], uint32(index>>16))
-		c[12] ^= byte(index >> 8)
-		c[13] ^= byte(index)
+		// Zeros sealed are keystream, many blocks at a time; the tag is not used.
+		copy(out, g.gcm.Seal(s.out, c[:12], s.zero[:len(out)], nil))
+		return
 	}
-	for ; len(out) >= aes.BlockSize; out = out[aes.BlockSize:] {
-		binary.BigEndian.PutUint16(c[14:], counter)
-		g.block.Encrypt(out, c)
-		counter++
+	xor32(c[4:], g.ssrc)
+	xor32(c[8:], uint32(index>>16))
+	c[12] ^= byte(index >> 8)
+	c[13] ^= byte(index)
+	for n := range len(out) / aes.BlockSize {
+		binary.BigEndian.PutUint16(c[14:], uint16(n))
+		g.block.Encrypt(out[n*aes.BlockSize:], c)
 	}
 }
 

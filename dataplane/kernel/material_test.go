@@ -149,7 +149,7 @@ func TestKeystreamVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := make([]byte, 48)
-	g.generate(0, nil, out)
+	g.generate(0, nil, out, nil)
 	if got, want := hex.EncodeToString(out), "e03ead0935c95e80e166b16dd92b4eb4d23513162b02d0f72a43a2fe4a5f97ab41e95b3bb0a2e8dd477901e4fca894c0"; got != want {
 		t.Errorf("keystream is %s, want %s", got, want)
 	}
@@ -181,7 +181,7 @@ func TestKeystreamLikeUserEngine(t *testing.T) {
 				t.Fatal(err)
 			}
 			mask, stream := make([]byte, 16), make([]byte, payload)
-			g.generate(index, mask, stream)
+			g.generate(index, mask, stream, newSheet(payload))
 			if !bytes.Equal(stream, protected[header:header+payload]) {
 				t.Fatalf("%v: keystream of SSRC %#x, index %#x differs", p, ssrc, index)
 			}
@@ -200,12 +200,12 @@ func BenchmarkGenerate(b *testing.B) {
 			b.Fatal(err)
 		}
 		for _, n := range []int{bpf.KeystreamSmall, bpf.LargestPayload} {
-			mask, out := make([]byte, 16), make([]byte, n)
+			mask, out, sheet := make([]byte, 16), make([]byte, n), newSheet(n)
 			b.Run(p.String()+"/"+strconv.Itoa(n), func(b *testing.B) {
 				b.ReportAllocs()
 				b.SetBytes(int64(n))
 				for i := range b.N {
-					g.generate(uint64(i), mask, out)
+					g.generate(uint64(i), mask, out, sheet)
 				}
 			})
 		}

@@ -20,10 +20,9 @@ const (
 
 // In a slot of either size, by sluice.h.
 const (
-	slotTag    = 0
-	slotOctets = 8
-	slotMask   = 16
-	slotBytes  = 32
+	slotTag   = 0
+	slotMask  = 16
+	slotBytes = 32
 )
 
 // ringClass is one keystream map, mapped into memory and cut into rings.
@@ -34,6 +33,7 @@ type ringClass struct {
 	free   []uint32
 	// epoch of the last user of each ring: the next gets another.
 	epochs []uint16
+	sheet  *sheet // the filler's
 }
 
 func newRingClass(m *ebpf.Map, octets int, slots uint32) (*ringClass, error) {
@@ -42,7 +42,7 @@ func newRingClass(m *ebpf.Map, octets int, slots uint32) (*ringClass, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map the keystream into memory: %w", err)
 	}
-	c := &ringClass{memory: memory, octets: octets, slots: slots, epochs: make([]uint16, m.MaxEntries()/slots)}
+	c := &ringClass{memory: memory, octets: octets, slots: slots, epochs: make([]uint16, m.MaxEntries()/slots), sheet: newSheet(octets)}
 	for n := len(c.epochs); n > 0; n-- {
 		c.free = append(c.free, uint32(n-1))
 	}
@@ -113,7 +113,8 @@ func (c *ringClass) tag(n uint32) *uint64 {
 	return (*uint64)(unsafe.Pointer(&c.slot(n)[slotTag]))
 }
 
-// publish computes the keystream of one index into its slot of the ring.
+// publish computes the keystream of one index into its slot of the ring. The
+// filler's lock is held.
 func (c *ringClass) publish(r bpf.Ring, g *generator, index uint64) {
 	n := r.Base + uint32(index)&r.Mask
 	tag, want := c.tag(n), uint64(r.Epoch)<<48|index
@@ -122,8 +123,7 @@ func (c *ringClass) publish(r bpf.Ring, g *generator, index uint64) {
 	}
 	atomic.StoreUint64(tag, 0)
 	s := c.slot(n)
-	*(*uint32)(unsafe.Pointer(&s[slotOctets])) = uint32(c.octets)
-	g.generate(index, s[slotMask:slotBytes], s[slotBytes:])
+	g.generate(index, s[slotMask:slotBytes], s[slotBytes:], c.sheet)
 	atomic.StoreUint64(tag, want)
 }
 
