@@ -172,6 +172,17 @@ func up(name string, a netip.Addr) (net.HardwareAddr, error) {
 	return link.Attrs().HardwareAddr, netlink.LinkSetUp(link)
 }
 
+// Sink makes the gateway send to link addresses that nobody has: frames still
+// reach the peers' interfaces and packet sockets, and their IP layer drops them
+// at once, without the port-unreachable answers that a host would send.
+func (l *Lab) Sink() error {
+	a := l.Addresses()
+	return l.Gateway.Do(func() error {
+		nobody := net.HardwareAddr{2, 0, 0, 0, 0, 99}
+		return errors.Join(neighbour(BrowserSide, a.Browsers, nobody), neighbour(PhoneSide, a.Phones, nobody))
+	})
+}
+
 func neighbour(name string, a netip.Addr, mac net.HardwareAddr) error {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
@@ -218,4 +229,14 @@ func (l *Lab) Close() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Received is the number of packets the interface of the calling thread's
+// namespace has taken in.
+func Received(name string) (uint64, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, err
+	}
+	return link.Attrs().Statistics.RxPackets, nil
 }

@@ -1,0 +1,249 @@
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/sluicegw/sluice/perf/netlab"
+	"github.com/sluicegw/sluice/perf/traffic"
+	"golang.org/x/sys/unix"
+)
+
+// Processors of a measurement: the traffic and, by softirq, the kernel path run
+// on one, the engine's process on another. With one processor both share it.
+func processors() (traffic, engine int) {
+	n := runtime.NumCPU()
+	return n - 1, 0
+}
+
+// OnTrafficCPU runs f on a thread of its own on the traffic's processor.
+func OnTrafficCPU(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with f
+		cpu, _ := processors()
+		var set unix.CPUSet
+		set.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			done <- fmt.Errorf("pinning to processor %d: %w", cpu, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// Frames makes rounds frames of every source, a round after the other, ahead of
+// time. Nothing of them is made while a measurement runs.
+func (w *Way) Frames(rounds int) ([][]byte, error) {
+	frames := make([][]byte, 0, rounds*len(w.Sources))
+	var arena []byte
+	for range rounds {
+		for _, s := range w.Sources {
+			f, err := s.Next(0)
+			if err != nil {
+				return nil, err
+			}
+			if len(arena) < len(f) {
+				arena = make([]byte, 1<<20)
+			}
+			n := copy(arena, f)
+			frames = append(frames, arena[:n:n])
+			arena = arena[n:]
+		}
+	}
+	return frames, nil
+}
+
+// Passed is what a flood did.
+type Passed struct {
+	Sent, Received uint64
+	Took           time.Duration // on the traffic's processor, softirq included
+	Engine         time.Duration // the engine's process, all threads
+}
+
+// PerPacket is wall time per packet on the traffic's processor.
+func (p Passed) PerPacket() float64 { return float64(p.Took.Nanoseconds()) / float64(p.Sent) }
+
+// EnginePerPacket is the engine's processor time per packet.
+func (p Passed) EnginePerPacket() float64 {
+	return float64(p.Engine.Nanoseconds()) / float64(p.Sent)
+}
+
+// Flood sends the frames as fast as one processor does, or at pps when it is not
+// 0, and counts what arrives at the far interface.
+func (w *Way) Flood(ctx context.Context, frames [][]byte, pps float64, cpu func() (time.Duration, error)) (Passed, error) {
+	p := Passed{}
+	before, err := w.arrived()
+	if err != nil {
+		return p, err
+	}
+	used, err := cpu()
+	if err != nil {
+		return p, err
+	}
+	if err := OnTrafficCPU(func() error {
+		const burst = 64
+		start := time.Now()
+		for i := 0; i < len(frames) && ctx.Err() == nil; i += burst {
+			if pps > 0 {
+				due := start.Add(time.Duration(float64(i) / pps * 1e9))
+				for time.Until(due) > 0 {
+					if d := time.Until(due); d > 200*time.Microsecond {
+						time.Sleep(d - 100*time.Microsecond)
+					}
+				}
+			}
+			n, err := w.Link.Send(frames[i:min(i+burst, len(frames))])
+			p.Sent += uint64(n)
+			if err != nil {
+				return err
+			}
+		}
+		p.Took = time.Since(start)
+		return nil
+	}); err != nil {
+		return p, err
+	}
+	// What the engine still has in hand arrives shortly; wait while it grows.
+	deadline := time.Now().Add(2 * time.Second)
+	for last := uint64(0); ; {
+		now, err := w.arrived()
+		if err != nil {
+			return p, err
+		}
+		p.Received = now - before
+		if p.Received >= p.Sent || time.Now().After(deadline) || ctx.Err() != nil {
+			break
+		}
+		if p.Received == last && time.Until(deadline) < time.Second {
+			break
+		}
+		last = p.Received
+		time.Sleep(20 * time.Millisecond)
+	}
+	after, err := cpu()
+	p.Engine = after - used
+	return p, err
+}
+
+// arrived is the number of packets the far end's interface has received.
+func (w *Way) arrived() (n uint64, err error) {
+	return n, w.To.Do(func() error {
+		n, err = netlab.Received(netlab.HostSide)
+		return err
+	})
+}
+
+// Verify sends rounds of every source at pps, paced, and checks every packet
+// that comes out. The latency is from before the send call to after the receive
+// call.
+func (w *Way) Verify(ctx context.Context, rounds int, pps float64) (traffic.Tally, *traffic.Checker, error) {
+	checker, err := traffic.NewChecker(w.Expect)
+	if err != nil {
+		return traffic.Tally{}, nil, err
+	}
+	var in *traffic.Link
+	if err := w.To.Do(func() (err error) { in, err = traffic.OpenLink(netlab.HostSide, true); return err }); err != nil {
+		return traffic.Tally{}, nil, err
+	}
+	defer in.Close()
+	sent := make(chan struct{})
+	var received error
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		idle := 0
+		for idle < 4 {
+			n, err := in.Receive(func(f []byte) {
+				if port, p, ok := traffic.Payload(f); ok {
+					checker.Packet(port, p, monotonic())
+				}
+			})
+			if err != nil {
+				received = err
+				return
+			}
+			select {
+			case <-sent:
+				idle++
+				if n > 0 {
+					idle = 0
+				}
+			default:
+			}
+		}
+	})
+	err = OnTrafficCPU(func() error {
+		start, n := time.Now(), 0
+		for range rounds {
+			for _, s := range w.Sources {
+				for due := start.Add(time.Duration(float64(n) / pps * 1e9)); time.Until(due) > 0; {
+					if d := time.Until(due); d > 200*time.Microsecond {
+						time.Sleep(d - 100*time.Microsecond)
+					}
+				}
+				f, err := s.Next(monotonic())
+				if err != nil {
+					return err
+				}
+				if _, err := w.Link.Send([][]byte{f}); err != nil {
+					return err
+				}
+				n++
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	close(sent)
+	reading.Wait()
+	lost, lerr := in.Lost()
+	if lost > 0 {
+		lerr = fmt.Errorf("the checker's own socket lost %d packets: the figure is void", lost)
+	}
+	return checker.Tally(), checker, errors.Join(err, received, lerr)
+}
+
+// Settle sends rounds of every source until each flow takes the bench's path.
+func (b *Bench) Settle(ctx context.Context) error {
+	deadline := time.Now().Add(20*time.Second + time.Duration(b.Spec.Calls)*10*time.Millisecond)
+	for {
+		for _, w := range []*Way{b.ToPhones, b.ToBrowsers} {
+			frames, err := w.Frames(1)
+			if err != nil {
+				return err
+			}
+			// A call's usual pace: 50 packets a second.
+			if _, err := w.Flood(ctx, frames, max(1000, 50*float64(len(frames))), b.CPU); err != nil {
+				return err
+			}
+		}
+		s, err := b.Stats()
+		if err != nil {
+			return err
+		}
+		if s.Flows[b.Spec.Path] >= 2*b.Spec.Calls {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d flows take %s: %v", s.Flows[b.Spec.Path], 2*b.Spec.Calls, b.Spec.Path, s.Flows)
+		}
+	}
+}
+
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
