@@ -101,7 +101,10 @@ func (b *bench) measure() float64 {
 		for range 15 {
 			must(b.t, b.position.Put(uint32(0), &harness.HarnessHarnessPosition{Step: 2654435761, Mask: b.count - 1, Run: run}))
 			// the kernel's own clock: the call itself waits for grace periods
-			answer, took, err := b.program.Benchmark(data, int(max(4096, 2*b.count)), nil)
+			var answer uint32
+			var took time.Duration
+			var err error
+			b.inside(func() { answer, took, err = b.program.Benchmark(data, int(max(4096, 2*b.count)), nil) })
 			must(b.t, err)
 			if want := map[uint32]uint32{0: xdpDrop, 1: xdpRedirect}[run]; answer != want {
 				b.t.Fatalf("answer %d, want %d", answer, want)

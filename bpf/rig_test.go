@@ -57,29 +57,19 @@ type rig struct {
 	out      netlink.Link // where farOut is
 	ring     []Keystream
 	large    []KeystreamLarge
+	work     chan func()
 	sessions uint32
 	streams  uint32
 	// as BPF_PROG_TEST_RUN gives it: an XDP frame comes by lo unless told
 	data []byte
 }
 
-// newRig needs the test's goroutine to itself: its thread changes namespace.
 func newRig(t testing.TB, entries map[string]uint32) *rig {
 	t.Helper()
 	ring.Needs(t, ring.Root)
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	must(t, err)
-	inside, err := netns.New()
-	must(t, err)
-	t.Cleanup(func() {
-		must(t, netns.Set(home))
-		inside.Close()
-		home.Close()
-		runtime.UnlockOSThread()
-	})
 	r := &rig{t: t, maps: map[string]*ebpf.Map{}, programs: map[Program]*ebpf.Program{}, data: make([]byte, 4096)}
-	r.network()
+	r.enter()
+	r.inside(r.network)
 	spec, err := LoadControl()
 	must(t, err)
 	spec.Maps[ControlMapKeystream].MaxEntries = 4096
@@ -104,6 +94,38 @@ func newRig(t testing.TB, entries map[string]uint32) *rig {
 	r.ring = smallSlots(r.mapped(r.maps[ControlMapKeystream]))
 	r.large = largeSlots(r.mapped(r.maps[ControlMapKeystreamLarge]))
 	return r
+}
+
+// enter starts the thread that lives in the rig's namespace; it ends, and the
+// namespace with it, with the test.
+func (r *rig) enter() {
+	r.t.Helper()
+	r.work = make(chan func())
+	entered := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread must not be used again
+		space, err := netns.New()
+		entered <- err
+		if err != nil {
+			return
+		}
+		defer space.Close()
+		for f := range r.work {
+			f()
+		}
+	}()
+	must(r.t, <-entered)
+	r.t.Cleanup(func() { close(r.work) })
+}
+
+// inside runs f in the rig's namespace.
+func (r *rig) inside(f func()) {
+	done := make(chan struct{})
+	r.work <- func() {
+		defer close(done)
+		f()
+	}
+	<-done
 }
 
 func must(t testing.TB, err error) {
@@ -334,7 +356,9 @@ func moved(before, after Counters) []string {
 func (r *rig) run(p Program, frame []byte) (uint32, []byte) {
 	r.t.Helper()
 	o := ebpf.RunOptions{Data: frame, DataOut: r.data}
-	answer, err := r.programs[p].Run(&o)
+	var answer uint32
+	var err error
+	r.inside(func() { answer, err = r.programs[p].Run(&o) })
 	must(r.t, err)
 	return answer, o.DataOut
 }

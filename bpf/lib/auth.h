@@ -289,8 +289,8 @@ __noinline long slc_protect(struct slc_context *ctx, const struct slc_stream *st
 	sum_tag = (tag.first >> 32) + (__u32)tag.first + (tag.second >> 32) + (__u32)tag.second;
 	/* behind a payload of odd length every octet stands in the other half */
 	if (packet->payload & 1) {
-		sum_tag = (sum_tag & 0xffff) + (sum_tag >> 16 & 0xffff) + (sum_tag >> 32);
-		sum_tag = (sum_tag & 0xffff) << 8 | (sum_tag >> 8 & 0xff) | (sum_tag >> 16) << 8;
+		sum_tag = slc_fold(sum_tag);
+		sum_tag = (sum_tag & 0xff) << 8 | sum_tag >> 8;
 	}
 	return sum + sum_tag;
 }

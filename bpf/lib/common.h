@@ -74,4 +74,14 @@ static __always_inline struct slc_scratch *slc_scratch(void)
 	return bpf_map_lookup_elem(&scratch, &zero);
 }
 
+/* To 16 bits, with the carries (RFC 1071). */
+static __always_inline __u32 slc_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
 #endif

@@ -28,10 +28,11 @@ static __always_inline int slc_dropped(const struct slc_stream *stream, int verd
 static __always_inline int slc_make_room(struct slc_context *ctx, struct slc_packet *packet,
 					 const struct slc_route *route)
 {
-	__u32 frame = packet->rtp + packet->out_length;
+	__u32 frame;
 
 	if (slc_push(ctx, packet, route) || slc_linear(ctx))
 		return SLC_NO_ROOM;
+	frame = packet->rtp + packet->out_length;
 	if (frame > packet->frame) {
 		if (slc_resize(ctx, frame - packet->frame)) {
 			slc_unpush(ctx, packet);

@@ -60,15 +60,6 @@ __noinline int slc_header(struct slc_context *ctx, const struct slc_stream *stre
 	return 1;
 }
 
-static __always_inline __u32 slc_fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
-
 static __always_inline __u64 slc_words(const __u32 *p, int words)
 {
 	__u64 sum = 0;
