@@ -34,11 +34,12 @@ func TestMain(m *testing.M) {
 
 // serve answers each line by one: "ok ..." or it ends with an error.
 func serve(dir string, in io.Reader, out io.Writer) error {
-	e, err := New(Config{PinDir: dir, Networks: networks(), Interfaces: []Interface{{outside, AttachNative}, {inside, AttachNative}}, Streams: 64})
+	e, err := New(Config{PinDir: dir, Networks: networks(), Interfaces: []Interface{{outside, AttachNative}, {inside, AttachNative}}, Streams: 1024})
 	if err != nil {
 		return err
 	}
 	c := callFlows(false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
+	var plane planeDaemon
 	fmt.Fprintln(out, "ok", e.Report().Orphans)
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
@@ -71,6 +72,15 @@ func serve(dir string, in io.Reader, out io.Writer) error {
 			packet := ipPacket(c, rtpPacket(500, c.down.InSSRC, 160))
 			made, injectErr := e.Inject(inside, packet)
 			answer, err = fmt.Sprint(len(made.Payload)), injectErr
+		case "call":
+			var generation uint64
+			if generation, err = strconv.ParseUint(words[1], 10, 64); err == nil {
+				answer, err = plane.call(e, generation)
+			}
+		case "kernel":
+			err = plane.hand(false)
+		case "user":
+			err = plane.hand(true)
 		case "close":
 			return e.Close()
 		}
