@@ -18,7 +18,7 @@ var (
 	// what would have to be quoted in digest and logs.
 	userName  = regexp.MustCompile(`^[A-Za-z0-9_.!~*+-]{1,64}$`)
 	name      = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
-	digits    = regexp.MustCompile(`^\+?[0-9*#]{1,32}$`)
+	digits    = regexp.MustCompile(`^(\+|\+?[0-9*#]{1,32})$`)
 	md5Hex    = regexp.MustCompile(`^[0-9a-f]{32}$`)
 	sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )

@@ -47,6 +47,9 @@ func TestExampleShowsEveryKey(t *testing.T) {
 	if len(d.problems) > 0 {
 		t.Fatalf("the samples are wrong:\n%v", d.problems)
 	}
+	if _, err := Parse("example.yaml", []byte(uncommented())); err != nil {
+		t.Errorf("the samples are refused:\n%v", err)
+	}
 	shown := map[string]bool{}
 	for k := range d.at {
 		shown[regexp.MustCompile(`\[\d+\]`).ReplaceAllString(k, "[]")] = true

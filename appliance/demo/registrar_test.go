@@ -18,9 +18,9 @@ import (
 
 const wait = 5 * time.Second
 
-// gateway stands in for the gateway: a registrar that asks for a password, and a
+// registrar stands in for the gateway: a registrar that asks for a password, and a
 // caller. It is built on sipgo's messages and transactions only.
-type gateway struct {
+type registrar struct {
 	t      *testing.T
 	addr   netip.AddrPort
 	client *sipgo.Client
@@ -31,9 +31,9 @@ type gateway struct {
 	expires string
 }
 
-func newGateway(t *testing.T) *gateway {
+func newGateway(t *testing.T) *registrar {
 	t.Helper()
-	g := &gateway{t: t, byes: make(chan *sip.Request, 8)}
+	g := &registrar{t: t, byes: make(chan *sip.Request, 8)}
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func newGateway(t *testing.T) *gateway {
 	return g
 }
 
-func (g *gateway) register(req *sip.Request, tx sip.ServerTransaction) {
+func (g *registrar) register(req *sip.Request, tx sip.ServerTransaction) {
 	chal := &digest.Challenge{Realm: "gw.test", Nonce: "n1", Algorithm: "MD5", QOP: []string{"auth"}}
 	ok := false
 	if h := req.GetHeader("Authorization"); h != nil {
@@ -90,13 +90,13 @@ func (g *gateway) register(req *sip.Request, tx sip.ServerTransaction) {
 	_ = tx.Respond(sip.NewResponseFromRequest(req, 200, "OK", nil))
 }
 
-func (g *gateway) registered() (contact, expires string) {
+func (g *registrar) registered() (contact, expires string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.contact, g.expires
 }
 
-func startPhone(t *testing.T, g *gateway, b Behaviour) *Phone {
+func startPhone(t *testing.T, g *registrar, b Behaviour) *Phone {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
@@ -117,7 +117,7 @@ func startPhone(t *testing.T, g *gateway, b Behaviour) *Phone {
 
 // caller is one call to a phone with its RTP socket.
 type caller struct {
-	g    *gateway
+	g    *registrar
 	t    *testing.T
 	rtp  *net.UDPConn
 	req  *sip.Request
@@ -126,7 +126,7 @@ type caller struct {
 	ok   *sip.Response
 }
 
-func (g *gateway) call(body string) *caller {
+func (g *registrar) call(body string) *caller {
 	g.t.Helper()
 	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

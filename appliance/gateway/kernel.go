@@ -1,0 +1,27 @@
+package gateway
+
+import (
+	"errors"
+	"log/slog"
+
+	"github.com/sluicegw/sluice/appliance/config"
+	"github.com/sluicegw/sluice/dataplane"
+	"github.com/sluicegw/sluice/dataplane/kernel"
+)
+
+// openKernel starts the kernel engine. Reason is set when this machine or
+// process cannot have it.
+func openKernel(cfg *config.Config, networks []dataplane.Network, log *slog.Logger) (dataplane.Forwarder, dataplane.Reason, error) {
+	var served []kernel.Interface
+	for _, name := range cfg.Dataplane.Interfaces {
+		served = append(served, kernel.Interface{Name: name})
+	}
+	e, err := kernel.New(kernel.Config{PinDir: cfg.Dataplane.Pin, Networks: networks, Interfaces: served, Logger: log})
+	if err == nil {
+		return e, dataplane.ReasonNone, nil
+	}
+	if u, ok := errors.AsType[*kernel.UnavailableError](err); ok {
+		return nil, u.Reason, u.Err
+	}
+	return nil, dataplane.ReasonNone, err
+}
