@@ -95,7 +95,7 @@ type WebSocket struct {
 	// sent to: scheme://host[:port], where "*" may stand for the port or for a
 	// left-most label ("https://*.example.com", "http://127.0.0.1:*").
 	Origins []string
-	// PerAddress bounds connections from one address. 0: 64.
+	// PerAddress bounds connections from one address. 0: 256.
 	PerAddress int
 }
 
@@ -178,7 +178,7 @@ func (c *Config) validate() error {
 		bad("registrations: the shortest (%s) is longer than the longest (%s)", c.Expires.Min, c.Expires.Max)
 	}
 	if c.WebSocket.PerAddress == 0 {
-		c.WebSocket.PerAddress = 64
+		c.WebSocket.PerAddress = 256
 	}
 	if len(c.Digest) == 0 {
 		c.Digest = []Algorithm{MD5}

@@ -112,6 +112,11 @@ type peer struct {
 
 func (w *world) newPeer(user, transport string) *peer {
 	w.Helper()
+	return w.newPeerVia(user, transport, nil)
+}
+
+func (w *world) newPeerVia(user, transport string, hc *http.Client) *peer {
+	w.Helper()
 	p := &peer{T: w.T, user: user, password: w.s.cfg.Users.(passwords)[user], transport: transport, in: make(chan gosip.Message, 256), seq: 1}
 	r := newReader()
 	got := func(b []byte) {
@@ -156,7 +161,7 @@ func (w *world) newPeer(user, transport string) *peer {
 		wg.Go(func() { readAll(c, got) })
 	case "WS":
 		ctx, cancel := context.WithCancel(context.Background())
-		c, _, err := websocket.Dial(ctx, strings.Replace(w.web.URL, "http", "ws", 1)+"/ws", &websocket.DialOptions{Subprotocols: []string{"sip"}})
+		c, _, err := websocket.Dial(ctx, strings.Replace(w.web.URL, "http", "ws", 1)+"/ws", &websocket.DialOptions{Subprotocols: []string{"sip"}, HTTPClient: hc})
 		if err != nil {
 			w.Fatal(err)
 		}
@@ -434,16 +439,27 @@ func (p *peer) legOf(req *gosip.Request, tag string) *leg {
 
 // handler records what a dialog reports.
 type handler struct {
+	mu       sync.Mutex
 	reinvite func(ctx context.Context, offer []byte) ([]byte, int)
 	events   chan string
+}
+
+// answers sets what re-INVITEs are answered with.
+func (h *handler) answers(f func(ctx context.Context, offer []byte) ([]byte, int)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reinvite = f
 }
 
 func newHandler() *handler { return &handler{events: make(chan string, 64)} }
 
 func (h *handler) OnReinvite(ctx context.Context, offer []byte) ([]byte, int) {
+	h.mu.Lock()
+	f := h.reinvite
+	h.mu.Unlock()
 	h.events <- "reinvite " + string(offer)
-	if h.reinvite != nil {
-		return h.reinvite(ctx, offer)
+	if f != nil {
+		return f(ctx, offer)
 	}
 	return []byte("answer"), 200
 }
@@ -515,4 +531,63 @@ func readAll(c net.Conn, got func([]byte)) {
 			return
 		}
 	}
+}
+
+// deaf is a browser in a call whose socket then goes silent without closing.
+type deaf struct {
+	leg *leg
+	d   call.Dialog
+	h   *handler
+}
+
+// frozen is a connection of which nothing is read any more, so no ping is
+// answered.
+type frozen struct {
+	net.Conn
+	hush, closed chan struct{}
+	once         sync.Once
+}
+
+func (f *frozen) Read(b []byte) (int, error) {
+	n, err := f.Conn.Read(b)
+	select {
+	case <-f.hush:
+		<-f.closed
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+func (f *frozen) Close() error {
+	f.once.Do(func() { close(f.closed) })
+	return f.Conn.Close()
+}
+
+func (w *world) newDeaf(user, instance string) *deaf {
+	w.Helper()
+	f := &frozen{hush: make(chan struct{}), closed: make(chan struct{})}
+	p := w.newPeerVia(user, "WS", &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, n, a string) (net.Conn, error) {
+		var d net.Dialer
+		var err error
+		f.Conn, err = d.DialContext(ctx, n, a)
+		return f, err
+	}}})
+	p.register(instance)
+	l := p.invite("phone2", "offer", "")
+	h := newHandler()
+	a := accept(w.invite(), "answer", h)
+	l.answered(p.response(200, "INVITE"), "")
+	got := w.wait(a)
+	if got.err != nil {
+		w.Fatal(got.err)
+	}
+	close(f.hush)
+	return &deaf{l, got.d, h}
+}
+
+// mustChallenge asks for a fresh challenge in a dialog.
+func mustChallenge(l *leg, p *peer) *gosip.Response {
+	l.do("BYE", "", "")
+	return p.response(407, "BYE")
 }

@@ -39,7 +39,11 @@ type pace struct {
 	t1, t2     time.Duration // RFC 3261 17, as sipgo has them
 	ping, pong time.Duration // WebSocket
 	ringing    time.Duration // repeat of a provisional (13.3.1.1)
+	hurry      time.Duration // session timers run this many times faster
 }
+
+// of is how long a session timer really waits.
+func (p pace) of(d time.Duration) time.Duration { return d / max(p.hurry, 1) }
 
 // Server is the gateway's SIP user agent. It implements call.Caller. Its methods
 // may be called from any goroutine.
@@ -64,7 +68,7 @@ type Server struct {
 	flows       map[string]*flow
 	dials       map[dialKey]*dial
 	connections int
-	perAddr     map[netip.Addr]int
+	perAddr     map[visitor]int
 
 	txs     *transactions
 	dialogs *dialogs
@@ -80,7 +84,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: c, log: c.Logger, reader: newReader(), guard: newGuard(),
-		flows: map[string]*flow{}, dials: map[dialKey]*dial{}, perAddr: map[netip.Addr]int{},
+		flows: map[string]*flow{}, dials: map[dialKey]*dial{}, perAddr: map[visitor]int{},
 		txs: newTransactions(), dialogs: newDialogs(),
 		pace: pace{
 			t1: gosip.T1, t2: gosip.T2,

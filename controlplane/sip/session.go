@@ -127,7 +127,7 @@ func (d *dialog) setSession(se time.Duration, ours bool) {
 	if ours {
 		wait = se / 2
 	}
-	d.arm(wait, time.Now().Add(se-min(32*time.Second, se/3)))
+	d.arm(d.s.pace.of(wait), time.Now().Add(d.s.pace.of(se-min(32*time.Second, se/3))))
 }
 
 // arm sets the timer; d.mu is held.

@@ -45,7 +45,7 @@ func (l *streamListener) serve() {
 			continue
 		}
 		remote := addrPort(c.RemoteAddr())
-		release, ok := l.s.admit(remote.Addr(), maxPerAddress)
+		release, ok := l.s.admit(visitor{remote.Addr(), false}, maxPerAddress)
 		if !ok {
 			l.s.log.Warn("connection refused: too many", "transport", l.transport, "source", remote)
 			c.Close()
@@ -74,8 +74,14 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
+// visitor is what connections are counted by.
+type visitor struct {
+	addr netip.Addr
+	web  bool
+}
+
 // admit counts a connection of an address, until release is called.
-func (s *Server) admit(a netip.Addr, perAddress int) (release func(), ok bool) {
+func (s *Server) admit(a visitor, perAddress int) (release func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.connections >= maxConnections || s.perAddr[a] >= perAddress {
