@@ -301,7 +301,7 @@ func await[T any](t *testing.T, c <-chan T, what string) T {
 }
 
 // bothWays proves media by content in both directions.
-func bothWays(t *testing.T, b *pionBrowser, p *rawPhone, pt uint8, ssrc uint32, seq uint16) {
+func bothWays(t *testing.T, b *pionBrowser, p *rawPhone, hears, says uint8, ssrc uint32, seq uint16) {
 	t.Helper()
 	out, in := fmt.Appendf(nil, "browser to phone %s %d", strings.Repeat("x", 100), seq), fmt.Appendf(nil, "phone to browser %d", seq)
 	stop := make(chan struct{})
@@ -309,8 +309,8 @@ func bothWays(t *testing.T, b *pionBrowser, p *rawPhone, pt uint8, ssrc uint32, 
 	speaking.Go(func() { b.speak(stop, out) })
 	defer speaking.Wait()
 	defer close(stop)
-	if got := p.hear(out); got.PayloadType != pt {
-		t.Errorf("the phone hears payload type %d, want %d", got.PayloadType, pt)
+	if got := p.hear(out); got.PayloadType != hears {
+		t.Errorf("the phone hears payload type %d, want %d", got.PayloadType, hears)
 	}
 	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -322,7 +322,7 @@ func bothWays(t *testing.T, b *pionBrowser, p *rawPhone, pt uint8, ssrc uint32, 
 				return
 			}
 		case <-tick.C:
-			p.send(pt, ssrc, seq, in)
+			p.send(says, ssrc, seq, in)
 			seq++
 		case <-deadline:
 			t.Fatalf("the browser did not hear %q", in)
@@ -337,12 +337,14 @@ func TestBrowserCallsPhone(t *testing.T) {
 		name    string
 		mime    string
 		answer  string
-		pt      uint8
+		pt      uint8 // what the phone hears
+		says    uint8 // what it sends by: our offer's number, or its own
 		profile dtls.SRTPProtectionProfile
 	}{
-		{"PCMU, GCM", webrtc.MimeTypePCMU, "RTP/AVP 0", 0, dtls.SRTP_AEAD_AES_128_GCM},
-		{"PCMU, SHA1_80", webrtc.MimeTypePCMU, "RTP/AVP 0", 0, dtls.SRTP_AES128_CM_HMAC_SHA1_80},
-		{"opus renumbered, GCM 256", webrtc.MimeTypeOpus, "RTP/AVP 96\r\na=rtpmap:96 opus/48000/2", 96, dtls.SRTP_AEAD_AES_256_GCM},
+		{"PCMU, GCM", webrtc.MimeTypePCMU, "RTP/AVP 0", 0, 0, dtls.SRTP_AEAD_AES_128_GCM},
+		{"PCMU, SHA1_80", webrtc.MimeTypePCMU, "RTP/AVP 0", 0, 0, dtls.SRTP_AES128_CM_HMAC_SHA1_80},
+		{"opus renumbered, GCM 256", webrtc.MimeTypeOpus, "RTP/AVP 96\r\na=rtpmap:96 opus/48000/2", 96, 111, dtls.SRTP_AEAD_AES_256_GCM},
+		{"opus renumbered, sent by its own number", webrtc.MimeTypeOpus, "RTP/AVP 96\r\na=rtpmap:96 opus/48000/2", 96, 96, dtls.SRTP_AEAD_AES_128_GCM},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			g := newGateway(t, "127.0.0.1")
@@ -371,7 +373,7 @@ func TestBrowserCallsPhone(t *testing.T) {
 			br.take(webrtc.SDPTypeAnswer, answer)
 			g.join(t, a, b, sdp.Intersect(offered, answered), answered)
 			await(t, up.up, "established")
-			bothWays(t, br, ph, tc.pt, 0x1111, 100)
+			bothWays(t, br, ph, tc.pt, tc.says, 0x1111, 100)
 
 			if h := a.Health(); !h.Established || h.Failed != nil || time.Since(h.Consent) > time.Minute || h.LastReceived.IsZero() {
 				t.Errorf("browser's health: %+v", h)
@@ -424,7 +426,7 @@ func TestPhoneCallsBrowser(t *testing.T) {
 			ph.aim(answer)
 			g.join(t, a, b, sdp.Intersect(offered, answered), answered)
 			await(t, up.up, "established")
-			bothWays(t, br, ph, 8, 0x2222, 7)
+			bothWays(t, br, ph, 8, 8, 0x2222, 7)
 
 			// The SSRC announced is the one that is sent.
 			d, err := sdp.Parse(toBrowser)
@@ -474,7 +476,7 @@ func TestReoffer(t *testing.T) {
 	}
 	first := exchange("RTP/AVP 0")
 	await(t, up.up, "established")
-	bothWays(t, br, ph, 0, 0x3333, 50)
+	bothWays(t, br, ph, 0, 0, 0x3333, 50)
 
 	// The phone's side holds.
 	held := exchange("RTP/AVP 0", "a=sendonly")
@@ -491,7 +493,7 @@ func TestReoffer(t *testing.T) {
 	if resumed.Origin.Version <= first.Origin.Version {
 		t.Errorf("version %d after %d", resumed.Origin.Version, first.Origin.Version)
 	}
-	bothWays(t, br, ph, 0, 0x3333, 5000)
+	bothWays(t, br, ph, 0, 0, 0x3333, 5000)
 
 	// An ICE restart is refused with a reason, and the call goes on.
 	before := string(a.Local())

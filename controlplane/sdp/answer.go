@@ -257,7 +257,7 @@ func (n *Negotiator) section(s *slot, m *Media, ours, theirs Line) Section {
 		Line: s.line, Media: m, Remote: s.theirs,
 		Config: dataplane.LineConfig{
 			Kind: ours.Kind, Mid: mid, MidExt: s.midExt,
-			Formats:    formatsOf(ours.Codecs, Codec.Arrives),
+			Formats:    arriving(ours.Codecs),
 			Send:       ours.Direction.Sends() && theirs.Direction.Receives(),
 			Receive:    ours.Direction.Receives() && theirs.Direction.Sends(),
 			AVPF:       s.theirs.Proto.Feedback() || slices.ContainsFunc(s.theirs.Codecs, func(c Codec) bool { return len(c.Feedback) > 0 }),

@@ -128,6 +128,12 @@ func payloadMap(from, to []Codec) (m dataplane.PayloadMap) {
 			m[c.Arrives()] = to[i].PayloadType
 		}
 	}
+	// Some that renumber in their answer send by their own number all the same.
+	for _, c := range from {
+		if c.PayloadType < 128 && m[c.PayloadType] == dataplane.PayloadDrop && c.Arrives() < 128 {
+			m[c.PayloadType] = m[c.Arrives()]
+		}
+	}
 	return m
 }
 

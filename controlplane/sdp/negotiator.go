@@ -173,7 +173,7 @@ func (n *Negotiator) offer(lines []Line, fill Fill) (*Description, error) {
 			bundle = append(bundle, m.Mid)
 		}
 		err := fill(&Section{Line: s.line, Media: m, Remote: s.theirs, Config: dataplane.LineConfig{
-			Kind: l.Kind, Mid: m.Mid, Formats: formatsOf(m.Codecs, Codec.Arrives),
+			Kind: l.Kind, Mid: m.Mid, Formats: arriving(m.Codecs),
 		}})
 		if err != nil {
 			return nil, err
@@ -395,11 +395,20 @@ func formatList(codecs []Codec) []string {
 	return out
 }
 
-func formatsOf(codecs []Codec, pt func(Codec) uint8) []dataplane.Format {
-	out := make([]dataplane.Format, len(codecs))
-	for i, c := range codecs {
-		out[i] = c.Format
-		out[i].PayloadType = pt(c)
+// arriving are the payload types by which a line's formats come in: those we
+// said, and those of a far end that sends by its own numbers.
+func arriving(codecs []Codec) []dataplane.Format {
+	var out []dataplane.Format
+	var seen [128]bool
+	for _, pt := range []func(Codec) uint8{Codec.Arrives, func(c Codec) uint8 { return c.PayloadType }} {
+		for _, c := range codecs {
+			if p := pt(c); p < 128 && !seen[p] {
+				seen[p] = true
+				f := c.Format
+				f.PayloadType = p
+				out = append(out, f)
+			}
+		}
 	}
 	return out
 }
