@@ -313,6 +313,8 @@ func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
 	f.owner = ownerUser
 	carried := state.Counters
 	s.elsewhere.add(carried)
+	path := h.forward.Path(f.InNetwork)
+	h.plane.totals.forwarder(path, carried)
 	s.readAt = time.Time{}
 	h.advance(s, f, state)
 	if high := state.Window.Highest(); state.Window.Started() && high > s.window.Highest() {
@@ -329,6 +331,7 @@ func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
 	line := s.line
 	r := removal{id: f.ID, at: time.Now().Add(releaseDrain), then: func(final State) {
 		late := final.since(carried)
+		h.plane.totals.forwarder(path, late)
 		line.t.mu.Lock()
 		line.ended.add(late)
 		line.t.mu.Unlock()

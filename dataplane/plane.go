@@ -23,6 +23,7 @@ type Plane struct {
 	networks map[string]*network
 	engine   *handover
 	events   *eventQueue
+	totals   totals
 
 	ids atomic.Uint64 // FlowID and SessionID
 

@@ -241,6 +241,7 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 	to.sent.Packets++
 	to.sent.Octets += uint64(octets)
 	to.sent.LastPacket = b.now
+	t.plane.totals.user(octets)
 	if out >= to.next || !to.started {
 		to.next, to.started = out+1, true
 		to.lastTS, to.lastAt, to.clock = ts, b.now, s.clock

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -262,6 +263,9 @@ func TestHTTP(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics has no %s", want)
 		}
+	}
+	if m := regexp.MustCompile(`sluice_media_packets_total{path="user"} (\d+)`).FindStringSubmatch(body); m == nil || len(m[1]) < 2 {
+		t.Errorf("ten packets were heard and /metrics counts %v", m)
 	}
 	b.hangup()
 	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {

@@ -25,3 +25,26 @@ func openKernel(cfg *config.Config, networks []dataplane.Network, log *slog.Logg
 	}
 	return nil, dataplane.ReasonNone, err
 }
+
+// counters tells every verdict and event of the kernel programs; none without
+// them, or when they cannot be read now.
+func (e engine) counters(tell func(kind, program, name string, n uint64)) {
+	k, ok := e.forwarder.(*kernel.Engine)
+	if !ok {
+		return
+	}
+	c, err := k.Counters()
+	if err != nil {
+		return
+	}
+	for program, m := range c.Verdicts {
+		for v, n := range m {
+			tell("verdict", program, v.String(), n)
+		}
+	}
+	for program, m := range c.Events {
+		for v, n := range m {
+			tell("event", program, v.String(), n)
+		}
+	}
+}

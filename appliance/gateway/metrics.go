@@ -134,15 +134,19 @@ func kind(p call.Party) string {
 type live struct{ g *Gateway }
 
 var (
-	callsDesc = prometheus.NewDesc("sluice_calls", "Calls under way, by direction and stage.", []string{"direction", "stage"}, nil)
-	regsDesc  = prometheus.NewDesc("sluice_registrations", "Bindings of registered users.", nil, nil)
-	flowsDesc = prometheus.NewDesc("sluice_flows", "Media streams under way, by path and the reason for not being in the kernel.", []string{"path", "reason"}, nil)
-	readyDesc = prometheus.NewDesc("sluice_ready", "1 while new calls are taken.", nil, nil)
+	callsDesc   = prometheus.NewDesc("sluice_calls", "Calls under way, by direction and stage.", []string{"direction", "stage"}, nil)
+	regsDesc    = prometheus.NewDesc("sluice_registrations", "Bindings of registered users.", nil, nil)
+	flowsDesc   = prometheus.NewDesc("sluice_flows", "Media streams under way, by path and the reason for not being in the kernel.", []string{"path", "reason"}, nil)
+	packetsDesc = prometheus.NewDesc("sluice_media_packets_total", "Media packets forwarded, by path.", []string{"path"}, nil)
+	octetsDesc  = prometheus.NewDesc("sluice_media_octets_total", "RTP payload forwarded, by path.", []string{"path"}, nil)
+	verdictDesc = prometheus.NewDesc("sluice_kernel_verdicts_total", "What the kernel programs did with each packet they saw.", []string{"program", "verdict"}, nil)
+	eventDesc   = prometheus.NewDesc("sluice_kernel_events_total", "What else the kernel programs noticed, as keystream found or missing.", []string{"program", "event"}, nil)
+	readyDesc   = prometheus.NewDesc("sluice_ready", "1 while new calls are taken.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (live) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{callsDesc, regsDesc, flowsDesc, readyDesc} {
+	for _, d := range []*prometheus.Desc{callsDesc, regsDesc, flowsDesc, packetsDesc, octetsDesc, verdictDesc, eventDesc, readyDesc} {
 		ch <- d
 	}
 }
@@ -166,6 +170,16 @@ func (l live) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range flows {
 		gauge(flowsDesc, float64(n), k[0], k[1])
 	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	for _, t := range l.g.plane.Totals() {
+		counter(packetsDesc, t.Packets, t.Path)
+		counter(octetsDesc, t.Octets, t.Path)
+	}
+	l.g.engine.counters(func(kind, program, name string, n uint64) {
+		counter(map[string]*prometheus.Desc{"verdict": verdictDesc, "event": eventDesc}[kind], n, program, name)
+	})
 	gauge(regsDesc, float64(l.g.locations.Len()))
 	ready := 0.0
 	if l.g.ready.Load() {
