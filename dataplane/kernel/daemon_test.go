@@ -69,7 +69,7 @@ func serve(dir string, in io.Reader, out io.Writer) error {
 		case "wiped":
 			err = errors.Join(e.bury(e.lastGrave()), wiped(e))
 		case "inject":
-			packet := ipPacket(c, rtpPacket(500, c.down.InSSRC, 160))
+			packet := udpIPv4(c.phoneAt, c.inAt, rtpPacket(500, c.down.InSSRC, 160))
 			made, injectErr := e.Inject(inside, packet)
 			answer, err = fmt.Sprint(len(made.Payload)), injectErr
 		case "call":

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -54,25 +53,6 @@ func wiped(e *Engine) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// ipPacket is the phone's packet as the gateway's socket layer would see it.
-func ipPacket(c *call, payload []byte) []byte {
-	b := make([]byte, 28, 28+len(payload))
-	b[0], b[8], b[9] = 0x45, 64, unix.IPPROTO_UDP
-	binary.BigEndian.PutUint16(b[2:], uint16(28+len(payload)))
-	from, to := c.phoneAt.Addr().As4(), c.inAt.Addr().As4()
-	copy(b[12:], from[:])
-	copy(b[16:], to[:])
-	var sum uint32
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
-	}
-	binary.BigEndian.PutUint16(b[10:], ^uint16(sum>>16+sum&0xffff))
-	binary.BigEndian.PutUint16(b[20:], c.phoneAt.Port())
-	binary.BigEndian.PutUint16(b[22:], c.inAt.Port())
-	binary.BigEndian.PutUint16(b[24:], uint16(8+len(payload)))
-	return append(b, payload...)
 }
 
 // Media goes on while the daemon is stopped, and after kill -9; the next daemon
