@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -34,6 +35,7 @@ type gateway struct {
 	ns      string
 	http    netip.AddrPort
 	sip     netip.AddrPort
+	tls     bool
 	carrier netip.AddrPort // where calls to numbers that start with 9 are sent
 	client  *http.Client
 }
@@ -48,6 +50,7 @@ type gatewayConfig struct {
 	origins   []string
 	env       []string
 	wrap      []string // command that runs the gateway, e.g. setpriv
+	tls       bool     // https and wss
 	extra     string   // further YAML
 }
 
@@ -70,10 +73,10 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	if c.dataplane == "" {
 		c.dataplane = "  mode: user\n"
 	}
-	g := &gateway{t: t, ns: c.ns, http: c.http, sip: c.sip,
+	g := &gateway{t: t, ns: c.ns, http: c.http, sip: c.sip, tls: c.tls,
 		carrier: netip.AddrPortFrom(c.carrier, freePorts(t, c.ns, 1))}
 	var y strings.Builder
-	fmt.Fprintf(&y, "domain: %s\nhttp:\n  listen: %q\n", domain, c.http)
+	fmt.Fprintf(&y, "domain: %s\nhttp:\n  listen: %q\n  tls: %v\n", domain, c.http, c.tls)
 	if len(c.origins) > 0 {
 		fmt.Fprintf(&y, "  origins: [%q]\n", strings.Join(c.origins, `", "`))
 	}
@@ -96,6 +99,10 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	}
 	fmt.Fprintf(&y, "trunks:\n  - name: carrier\n    addresses: [%q]\n    proxy: %q\n    network: %s\nroutes:\n  - {prefix: \"9\", trunk: carrier}\n", c.carrier, g.carrier, network)
 	fmt.Fprintf(&y, "dataplane:\n%s", c.dataplane)
+	if c.tls {
+		dir := t.TempDir()
+		fmt.Fprintf(&y, "tls:\n  self_signed: true\n  certificate: %s/cert.pem\n  key: %s/key.pem\n", dir, dir)
+	}
 	y.WriteString("log:\n  level: debug\n")
 	y.WriteString(c.extra)
 	config := filepath.Join(t.TempDir(), "sluice.yaml")
@@ -108,6 +115,7 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	g.p = start(t, "sluice", cmd)
 	g.client = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the certificate is the gateway's own
 		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
 			return dialIn(c.ns, network, address)
 		},
@@ -129,7 +137,13 @@ func newGateway(t testing.TB, c gatewayConfig) *gateway {
 	return g
 }
 
-func (g *gateway) url() string { return fmt.Sprintf("http://%s/", g.http) }
+func (g *gateway) url() string {
+	scheme := "http"
+	if g.tls {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://%s/", scheme, g.http)
+}
 
 // phone describes a phone of the user at this gateway.
 func (g *gateway) phone(user string, tone float64) phoneConfig {

@@ -36,6 +36,7 @@ type sippConfig struct {
 	target   string            // whom to call
 	keys     map[string]string // values of [name] in the scenario
 	calls    int               // 0 = 1
+	rate     int               // calls a second, 0 = sipp's own
 }
 
 func newSIPp(t testing.TB, c sippConfig) *sipp {
@@ -70,6 +71,7 @@ func newSIPp(t testing.TB, c sippConfig) *sipp {
 		"-sf", scenario, "-i", c.address.String(), "-p", fmt.Sprint(c.port),
 		"-mi", c.address.String(), "-mp", fmt.Sprint(media),
 		"-m", fmt.Sprint(max(1, c.calls)), "-l", fmt.Sprint(max(1, c.calls)), "-nostdin",
+		"-r", fmt.Sprint(max(10, c.rate)),
 		"-trace_msg", "-message_file", filepath.Join(s.dir, "messages.log"),
 		"-trace_err", "-error_file", filepath.Join(s.dir, "errors.log"),
 	}
