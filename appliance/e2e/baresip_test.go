@@ -171,9 +171,17 @@ func newPhone(t testing.TB, c phoneConfig) *baresip {
 
 func (b *baresip) registered() {
 	b.t.Helper()
-	if e := b.wait(10*time.Second, "REGISTER_OK", "REGISTER_FAIL"); e.Type != "REGISTER_OK" {
-		b.t.Fatalf("phone is not registered: %s", e.Param)
+	eventually(b.t, 10*time.Second, "the phone is registered", func() error { return b.logs("200 OK (") })
+}
+
+// logs tells whether baresip has written a text. It registers before anybody can
+// listen to its events.
+func (b *baresip) logs(text string) error {
+	log := tail(b.p.log, 1<<16)
+	if !strings.Contains(log, text) {
+		return fmt.Errorf("its log has no %q", text)
 	}
+	return nil
 }
 
 // read takes netstrings of JSON from the control port.
