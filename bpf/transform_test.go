@@ -289,8 +289,7 @@ func TestVLAN(t *testing.T) {
 	}
 }
 
-// TestPartialChecksum: what a local sender left to the device stays left to it at
-// tc, and a whole one is whole again.
+// TestTransmitBack: out by the interface it came in by is XDP_TX, not a redirect.
 func TestTransmitBack(t *testing.T) {
 	r := newRig(t, nil)
 	rnd := rand.New(rand.NewPCG(7, 9))
