@@ -10,22 +10,18 @@
 __noinline int slc_strip(struct slc_context *ctx, struct slc_packet *packet)
 {
 	struct slc_scratch *here = slc_scratch();
-	__u64 length;
+	__u64 last;
 	__u32 from;
 
 	if (!here || !packet)
 		return 0;
-	length = packet->payload;
 	from = packet->rtp + packet->header;
-	if (length > 0) {
-		slc_opaque(length);
-		if (length < 1)
-			return 0;
-		slc_opaque(length);
-		if (length > SLC_KEYSTREAM_LARGE)
-			return 0;
-		if (slc_load(ctx, from, here->message, length) ||
-		    slc_store(ctx, from - packet->extension, here->message, length))
+	/* one less than the length: its minimum of 1 must be plain to the verifier of 6.1 */
+	last = (__u64)packet->payload - 1;
+	slc_opaque(last);
+	if (last < SLC_KEYSTREAM_LARGE) {
+		if (slc_load(ctx, from, here->message, last + 1) ||
+		    slc_store(ctx, from - packet->extension, here->message, last + 1))
 			return 0;
 	}
 	packet->header -= packet->extension;
