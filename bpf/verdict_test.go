@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -14,10 +15,11 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
+//go:embed include/sluice.h
+var header []byte
+
 // TestNames holds the words against the enums of sluice.h.
 func TestNames(t *testing.T) {
-	header, err := os.ReadFile("include/sluice.h")
-	must(t, err)
 	for _, c := range []struct {
 		enum, prefix string
 		names        []string
