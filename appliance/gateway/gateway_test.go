@@ -75,7 +75,7 @@ func phone(t *testing.T, g *gateway.Gateway, user string, b demo.Behaviour) *dem
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), wait)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		_ = p.Close(ctx)
 	})
