@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"crypto/md5"
 	"fmt"
 	"io"
 	"math"
@@ -195,6 +196,20 @@ func TestRefusals(t *testing.T) {
 	wrong := newBrowser(t, g.HTTP().String(), "gw.test", "a", "wrong")
 	if res := wrong.register(); res.StatusCode != 401 && res.StatusCode != 403 {
 		t.Errorf("wrong password: %d %s", res.StatusCode, res.Reason)
+	}
+}
+
+func TestUserWithHashSignsIn(t *testing.T) {
+	ha1 := fmt.Sprintf("%x", md5.Sum([]byte("carol:gw.test:pw")))
+	g, _ := start(t, "  - {name: carol, ha1: "+ha1+"}\n  - {name: dave, ha1_sha256: "+strings.Repeat("a", 64)+"}\n")
+	for _, tc := range []struct {
+		user, password string
+		want           int
+	}{{"carol", "pw", 200}, {"carol", "other", 401}, {"carol", ha1, 401}, {"dave", "", 401}} {
+		b := newBrowser(t, g.HTTP().String(), "gw.test", tc.user, tc.password)
+		if res := b.register(); res.StatusCode != tc.want {
+			t.Errorf("%s with %q: %d %s, want %d", tc.user, tc.password, res.StatusCode, res.Reason, tc.want)
+		}
 	}
 }
 

@@ -131,14 +131,25 @@ func splitProxy(s string) (host string, port uint16) {
 }
 
 // users answers who may sign in.
-type users struct{ passwords map[string]string }
+type users struct {
+	passwords map[string]string
+	hashes    map[sip.Algorithm]map[string]string
+}
 
 func newUsers(l []config.User) users {
-	u := users{passwords: make(map[string]string, len(l))}
-	for _, c := range l {
-		if !c.Password.IsZero() {
-			u.passwords[c.Name] = c.Password.Reveal()
+	u := users{
+		passwords: make(map[string]string, len(l)),
+		hashes:    map[sip.Algorithm]map[string]string{sip.MD5: {}, sip.SHA256: {}},
+	}
+	put := func(m map[string]string, name string, s config.Secret) {
+		if !s.IsZero() {
+			m[name] = s.Reveal()
 		}
+	}
+	for _, c := range l {
+		put(u.passwords, c.Name, c.Password)
+		put(u.hashes[sip.MD5], c.Name, c.HA1)
+		put(u.hashes[sip.SHA256], c.Name, c.HA1SHA256)
 	}
 	return u
 }
@@ -147,4 +158,10 @@ func newUsers(l []config.User) users {
 func (u users) Password(user string) (string, bool) {
 	p, ok := u.passwords[user]
 	return p, ok
+}
+
+// HA1 implements sip.HashedUsers.
+func (u users) HA1(user string, a sip.Algorithm) (string, bool) {
+	h, ok := u.hashes[a][user]
+	return h, ok
 }

@@ -60,6 +60,15 @@ type Users interface {
 	Password(user string) (password string, ok bool)
 }
 
+// HashedUsers is implemented by Users that know only the hashes of some
+// passwords.
+type HashedUsers interface {
+	// HA1 returns the hash of NAME:DOMAIN:PASSWORD in lower-case hexadecimal
+	// (RFC 7616 3.4.2), which stands in for the password with this algorithm
+	// only. The same goes for the time it takes.
+	HA1(user string, a Algorithm) (ha1 string, ok bool)
+}
+
 // Trunk is a peer that is known by its addresses: a PBX or a carrier. What
 // comes from them needs no digest.
 type Trunk struct {

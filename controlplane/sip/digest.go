@@ -116,7 +116,11 @@ func digestHex(a Algorithm, s string) string {
 
 // expected is the response of RFC 7616 3.4.1 with qop=auth.
 func (c *credentials) expected(method, password string) string {
-	ha1 := digestHex(c.algorithm, c.username+":"+c.realm+":"+password)
+	return c.expectedFor(method, digestHex(c.algorithm, c.username+":"+c.realm+":"+password))
+}
+
+// expectedFor is the same from the hash of name, realm and password.
+func (c *credentials) expectedFor(method, ha1 string) string {
 	ha2 := digestHex(c.algorithm, method+":"+c.uri)
 	return digestHex(c.algorithm, fmt.Sprintf("%s:%s:%08x:%s:auth:%s", ha1, c.nonce, c.nc, c.cnonce, ha2))
 }
@@ -155,6 +159,11 @@ func (s *Server) authenticate(f *flow, req *gosip.Request, header string) (user 
 			password = nobody
 		}
 		want := c.expected(string(req.Method), password)
+		if hashed, ok := s.cfg.Users.(HashedUsers); ok {
+			if ha1, ok := hashed.HA1(c.username, c.algorithm); ok {
+				want, known = c.expectedFor(string(req.Method), ha1), true
+			}
+		}
 		same := subtle.ConstantTimeCompare([]byte(want), []byte(c.response)) == 1
 		if !same || !known {
 			if s.guard.failed(f.remote.Addr(), now) {
