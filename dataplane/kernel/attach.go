@@ -69,15 +69,16 @@ func haveTCX(program *ebpf.Program) bool {
 }
 
 // attach serves the interface by the best way there is, or says why not.
-func (a *attacher) attach(l netlink.Link, want Attach) *attachment {
+func (a *attacher) attach(l netlink.Link, want Attach) (at *attachment) {
 	index := l.Attrs().Index
 	r := InterfaceReport{Name: l.Attrs().Name, Index: index, Driver: l.Type(), Path: PathUser}
-	at := &attachment{}
+	at = &attachment{}
 	fail := func(err error) *attachment {
 		at.close()
 		r.Path, r.Reason, r.Why = PathUser, dataplane.ReasonInstallFailed, err.Error()
 		return &attachment{report: r}
 	}
+	defer func() { at.noteForwarding() }()
 	// tc comes first: what XDP cannot finish, it leaves to tc.
 	if err := a.attachTC(at, l); err != nil {
 		return fail(err)
@@ -133,6 +134,25 @@ func (a *attacher) attach(l netlink.Link, want Attach) *attachment {
 	}
 	at.report.Why = strings.Join(why, "; ")
 	return at
+}
+
+// noteForwarding adds to the report what keeps XDP from finding routes: the
+// kernel answers bpf_fib_lookup only where it forwards.
+func (at *attachment) noteForwarding() {
+	r := &at.report
+	if at.xdp == nil {
+		return
+	}
+	for _, family := range []string{"ipv4", "ipv6"} {
+		b, err := os.ReadFile(filepath.Join("/proc/sys/net", family, "conf", r.Name, "forwarding"))
+		if err != nil || strings.TrimSpace(string(b)) != "0" {
+			continue
+		}
+		if r.Why != "" {
+			r.Why += "; "
+		}
+		r.Why += fmt.Sprintf("net.%s.conf.%s.forwarding is 0: XDP finds no route and tc forwards", family, r.Name)
+	}
 }
 
 func (a *attacher) linkPath(kind string, index int) string {

@@ -108,6 +108,9 @@ func New(cfg Config) (_ *Engine, err error) {
 		return nil, err
 	}
 	if e.dir, err = openDirectory(cfg.PinDir); err != nil {
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+			return nil, e.unavailable(dataplane.ReasonNoCapability, err)
+		}
 		return nil, err
 	}
 	e.report.PinDir = e.dir.path

@@ -28,7 +28,7 @@ func xdpFeatures(ifindex int) (features uint64, known bool) {
 		return 0, false
 	}
 	request := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
-	request.AddData(&nl.Genlmsg{Command: netdevCmdDevGet, Version: 1})
+	request.AddData(genericHeader{netdevCmdDevGet, 1})
 	request.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(ifindex))))
 	messages, err := request.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
@@ -47,6 +47,13 @@ func xdpFeatures(ifindex int) (features uint64, known bool) {
 	}
 	return 0, false
 }
+
+// genericHeader is struct genlmsghdr; the library's own leaves two octets of it
+// to chance, which the kernel refuses.
+type genericHeader [nl.SizeofGenlmsg]byte
+
+func (h genericHeader) Len() int          { return len(h) }
+func (h genericHeader) Serialize() []byte { return h[:] }
 
 // attachedXDP returns the id of the XDP program on the link, 0 for none. Asked
 // after adoption, it is somebody else's.

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -33,6 +35,9 @@ func TestHandedToTC(t *testing.T) {
 				return nil
 			}))
 			e := l.engine(t, AttachNative)
+			if r := e.Report().String(); !strings.Contains(r, "net.ipv4.conf.outside.forwarding is 0") {
+				t.Errorf("the report does not say that forwarding is off:\n%s", r)
+			}
 			c := newCall(t, l, v6, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
 			c.warm(t)
 			c.install(t, e, 99)
@@ -257,5 +262,48 @@ func everySize(t *testing.T, l *lab, e *Engine, p srtp.Profile) {
 	for _, id := range []dataplane.FlowID{1, 2} {
 		_, err := e.Remove(id)
 		must(t, err)
+	}
+}
+
+// Left to itself the engine takes native XDP where the peers take its frames,
+// generic XDP where not, and from a native interface to one whose peer takes no
+// XDP frames tc sends.
+func TestAuto(t *testing.T) {
+	gro := func(h *host, on bool) {
+		must(t, h.do(func() error {
+			tool, err := ethtool.NewEthtool()
+			if err != nil {
+				return err
+			}
+			defer tool.Close()
+			return tool.Change(uplink, map[string]bool{"rx-gro": on})
+		}))
+	}
+	for _, tc := range []struct {
+		name            string
+		browser, phone  bool
+		outside, inside string
+		verdict         string
+	}{
+		{"both peers poll", true, true, PathNative, PathNative, "xdp:forwarded"},
+		{"no peer polls", false, false, PathGeneric, PathGeneric, "xdp:forwarded"},
+		{"one peer polls", false, true, PathGeneric, PathNative, "xdp:tc_device"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l := newLab(t)
+			gro(l.browser, tc.browser)
+			gro(l.phone, tc.phone)
+			e := l.engine(t, AttachAuto)
+			if e.Path(outside) != tc.outside || e.Path(inside) != tc.inside {
+				t.Fatalf("paths are not %s and %s:\n%s", tc.outside, tc.inside, e.Report())
+			}
+			c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
+			c.warm(t)
+			c.install(t, e, 99)
+			c.exchange(t, 100, 120, 160)
+			if v := verdicts(t, e); v[tc.verdict] == 0 || v["xdp:forwarded"]+v["tc:forwarded"] != 40 {
+				t.Errorf("verdicts are %v", v)
+			}
+		})
 	}
 }
