@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,11 @@ func newGateway(t *testing.T, addresses ...string) *gateway {
 		}
 		browsers.Close()
 	})
-	return &gateway{plane, own.Factory{Browser: browsers, Phone: rtpleg.NewFactory(rtpleg.Config{Plane: plane})}}
+	return &gateway{plane, own.Factory{Browser: browsers, Phone: newPhones(plane)}}
+}
+
+func newPhones(plane *dataplane.Plane) call.MediaFactory {
+	return rtpleg.NewFactory(rtpleg.Config{Plane: plane})
 }
 
 // events of a leg, as channels.
@@ -217,9 +222,10 @@ func (b *pionBrowser) speak(stop <-chan struct{}, payload []byte) {
 
 // rawPhone is a phone made of one UDP socket.
 type rawPhone struct {
-	t    *testing.T
-	conn *net.UDPConn
-	to   netip.AddrPort
+	t     *testing.T
+	conn  *net.UDPConn
+	to    netip.AddrPort
+	never []string // payloads that must not arrive
 }
 
 func newRawPhone(t *testing.T, addr string) *rawPhone {
@@ -283,7 +289,13 @@ func (p *rawPhone) hear(payload []byte) *rtp.Packet {
 			p.t.Fatalf("the phone did not hear %q: %v", payload, err)
 		}
 		var pkt rtp.Packet
-		if pkt.Unmarshal(buf[:n]) == nil && string(pkt.Payload) == string(payload) {
+		if pkt.Unmarshal(buf[:n]) != nil {
+			continue
+		}
+		if slices.Contains(p.never, string(pkt.Payload)) {
+			p.t.Errorf("the phone hears %q", pkt.Payload)
+		}
+		if string(pkt.Payload) == string(payload) {
 			return &pkt
 		}
 	}

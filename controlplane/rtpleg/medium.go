@@ -1,6 +1,7 @@
 package rtpleg
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -61,6 +62,9 @@ func (l *leg) medium(s *sdp.Section, v6 bool) (*medium, error) {
 		m.transport, l.spare = l.spare, nil
 	} else {
 		t, err := l.newTransport(v6)
+		if errors.Is(err, dataplane.ErrNoFamily) {
+			return nil, sdp.NotAcceptable("no address of the %s family is here to answer with", map[bool]string{false: "IPv4", true: "IPv6"}[v6])
+		}
 		if err != nil {
 			return nil, err
 		}
