@@ -68,7 +68,7 @@ func (c *Call) confirmed(d Dialog, ack []byte, err error) {
 	c.noteMedia()
 	c.noteHold()
 	c.pulse = c.after(c.m.t.Check, c.check)
-	c.settle(nil)
+	c.settleSoon(nil)
 }
 
 // end ends every leg in the way its state asks for. Only the first call counts.

@@ -184,7 +184,9 @@ func (c *Call) settleSoon(first *leg) {
 	}
 }
 
-const settleDelay = 500 * time.Millisecond
+// settleDelay lets a far end finish what it is about: a re-INVITE in the wake of
+// an ACK meets user agents that have not yet started what they agreed to.
+const settleDelay = 200 * time.Millisecond
 
 // settle re-INVITEs the leg that was told something other than what the other
 // leg has settled on: after a fork whose early media came from somebody else,

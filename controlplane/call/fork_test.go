@@ -118,6 +118,7 @@ func TestForkUnusableAnswer(t *testing.T) {
 		r.out(1).respond(200, phoneAnswer)
 		synctest.Wait()
 		i.ack <- nil
+		time.Sleep(settleDelay)
 		synctest.Wait()
 		if c := r.m.Calls(); len(c) != 1 || c[0].Stage != StageConnected {
 			t.Errorf("the call: %+v", c)
@@ -150,6 +151,7 @@ func TestEarlyMediaThenSameCallee(t *testing.T) {
 					t.Errorf("the 200 differs from the 183:\n%s\n%s", accepted, p[0][4:])
 				}
 				i.ack <- nil
+				time.Sleep(settleDelay)
 				synctest.Wait()
 				if i.dialog.reinviteCount() != 0 || r.engine.joins != joins {
 					t.Errorf("%d re-INVITEs, %d more joins; nothing changed", i.dialog.reinviteCount(), r.engine.joins-joins)
@@ -185,6 +187,7 @@ func TestEarlyMediaThenOtherCallee(t *testing.T) {
 			t.Error("the announcement goes on")
 		}
 		i.ack <- nil
+		time.Sleep(settleDelay)
 		synctest.Wait()
 		r.wantSDP("settling", i.dialog.lastReinvite(), "audio sendrecv opus te126")
 	})
@@ -211,6 +214,7 @@ func TestSettledAfterFork(t *testing.T) {
 				r.out(1).respond(200, desc(6100, "audio sendrecv opus te126"))
 				synctest.Wait()
 				i.ack <- nil
+				time.Sleep(settleDelay)
 				synctest.Wait()
 				m := r.engine.between(r.web.of("-a"), r.web.of("-b2"), 0)
 				if tc.up {
@@ -258,6 +262,7 @@ func TestEarlyMediaMovesOn(t *testing.T) {
 		r.out(1).respond(200, desc(6100, "audio sendrecv PCMU"))
 		synctest.Wait()
 		i.ack <- nil
+		time.Sleep(settleDelay)
 		synctest.Wait()
 		// The caller was told sendonly by the announcement.
 		r.wantSDP("settling", i.dialog.lastReinvite(), "audio sendrecv PCMU")
@@ -278,6 +283,7 @@ func TestEarlyDialogs(t *testing.T) {
 		o.respond(200, nil, tag("one"))
 		synctest.Wait()
 		i.ack <- nil
+		time.Sleep(settleDelay)
 		synctest.Wait()
 		if m := r.engine.between(r.web.of("-a"), r.rtp.of("-b1"), 0); m == nil || m[0] != 0 || m[8] != dataplane.PayloadDrop {
 			t.Errorf("joined with %v", m)

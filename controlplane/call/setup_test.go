@@ -326,6 +326,7 @@ func TestDelayedOffer(t *testing.T) {
 		}
 		r.wantSDP("offer in the caller's 200", offered, "audio sendrecv PCMU PCMA te101")
 		i.ack <- desc(5000, "audio sendrecv PCMU te101")
+		time.Sleep(settleDelay)
 		synctest.Wait()
 		// The browser might send PCMA, which the caller has not taken.
 		r.wantSDP("settling", o.dialog.lastReinvite(), "audio sendrecv PCMU te101")
@@ -342,6 +343,7 @@ func TestDelayedOfferWithoutAnswer(t *testing.T) {
 		o.respond(200, phoneAnswer)
 		synctest.Wait()
 		i.ack <- nil
+		time.Sleep(settleDelay)
 		synctest.Wait()
 		if i.dialog.byeCount() != 1 || o.dialog.byeCount() != 1 {
 			r.Errorf("BYEs: %d and %d", i.dialog.byeCount(), o.dialog.byeCount())
