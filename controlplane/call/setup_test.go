@@ -46,7 +46,7 @@ func TestBasicCall(t *testing.T) {
 		if m[8] != 8 || m[126] != 101 || m[111] != dataplane.PayloadDrop || m[0] != dataplane.PayloadDrop {
 			r.Errorf("payload map: %v", m)
 		}
-		if back := r.engine.between(b, a, 0); back[101] != dataplane.PayloadDrop || back[126] != 126 || back[8] != 8 {
+		if back := r.engine.between(b, a, 0); back[101] != 126 || back[126] != 126 || back[8] != 8 {
 			r.Errorf("payload map back: PCMA %d, offered event number %d, answered %d", back[8], back[126], back[101])
 		}
 		i.ack <- nil

@@ -193,8 +193,9 @@ func (d *dialog) answerOffer(ctx context.Context, x *serverTx, req *gosip.Reques
 	if req.IsInvite() {
 		w = d.expectAck(req.CSeq().SeqNo)
 	}
-	err := x.respond(res)
+	// The far side may send the next one as soon as it has our answer.
 	clear()
+	err := x.respond(res)
 	if err != nil {
 		if w != nil {
 			d.mu.Lock()
