@@ -99,11 +99,77 @@ func (c *costing) sample(ctx context.Context, pps float64) (nanoseconds, error) 
 		if err != nil {
 			return sum, err
 		}
-		if c.bench.Spec.Path != rig.PathUser && got.Received < got.Sent {
-			return sum, fmt.Errorf("%d of %d packets came out", got.Received, got.Sent)
+		if got.Received < got.Sent {
+			return sum, &lossError{got.Sent, got.Received}
 		}
-		sum.softirq += (got.PerPacket() - base.PerPacket()) / 2
-		sum.process += got.EnginePerPacket() / 2
+		n := float64(got.Sent)
+		sum.softirq += (float64(got.Busy) - float64(base.Busy)) / n / 2
+		sum.process += float64(got.Engine) / n / 2
 	}
 	return sum, ctx.Err()
+}
+
+// lossError is a sample in which not every packet came out: the rate was too high.
+type lossError struct{ sent, received uint64 }
+
+func (e *lossError) Error() string {
+	return fmt.Sprintf("%d of %d packets came out", e.received, e.sent)
+}
+
+// peak finds the highest rate one way at which everything comes out, in packets
+// a second, within about 5 %: as fast as one processor sends, or the limit found
+// by halving. The traffic itself shares the kernel path's processor.
+func (c *costing) peak(ctx context.Context) (float64, error) {
+	rate, lossless, err := c.try(ctx, 0)
+	if err != nil || lossless {
+		return rate, err
+	}
+	low, high := 0.0, rate
+	for low == 0 || high/low > 1.05 {
+		at := (low + high) / 2
+		if low == 0 {
+			at = high / 2
+		}
+		if at < 1000 {
+			return 0, fmt.Errorf("packets are lost at %.0f packets/s already", at)
+		}
+		rate, lossless, err := c.try(ctx, at)
+		switch {
+		case err != nil:
+			return 0, err
+		case lossless:
+			low = max(rate, low)
+			if rate < at*0.95 {
+				return rate, nil // the traffic's processor does not send faster
+			}
+		default:
+			high = at
+		}
+	}
+	return low, nil
+}
+
+// try floods the way to the phones once.
+func (c *costing) try(ctx context.Context, pps float64) (rate float64, lossless bool, err error) {
+	w := c.bench.ToPhones
+	frames, err := w.Frames(c.rounds)
+	if err != nil {
+		return 0, false, err
+	}
+	got, err := w.Flood(ctx, frames, pps, c.bench.CPU)
+	if err == nil {
+		err = ctx.Err()
+	}
+	return float64(got.Sent) / got.Took.Seconds(), got.Received >= got.Sent, err
+}
+
+// sampleLossless is sample at a rate that a noisy machine may fail now and then.
+func (c *costing) sampleLossless(ctx context.Context, pps float64) (n nanoseconds, err error) {
+	for range 4 {
+		var lost *lossError
+		if n, err = c.sample(ctx, pps); !errors.As(err, &lost) {
+			return n, err
+		}
+	}
+	return n, fmt.Errorf("at %.0f packets/s, four times over: %w", pps, err)
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
@@ -201,9 +200,6 @@ func (h *Host) Do(f func() error) error {
 		return f()
 	})
 }
-
-// Start starts the command inside the host.
-func (h *Host) Start(cmd *exec.Cmd) error { return h.Do(cmd.Start) }
 
 // onThread runs f on a thread of its own that ends with it: its namespace is
 // never given to other goroutines.

@@ -237,7 +237,10 @@ func startProcess(ctx context.Context, host *netlab.Host, cmd *exec.Cmd) (*Proce
 	}
 	p := &Process{cmd: cmd, in: in, out: bufio.NewReader(out), errs: &tail{}}
 	cmd.Stderr = p.errs
-	if err := host.Start(cmd); err != nil {
+	if err := host.Do(func() error {
+		_, cpu := processors()
+		return errors.Join(pin(cpu), cmd.Start())
+	}); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", cmd.Path, err)
 	}
 	context.AfterFunc(ctx, func() { p.in.Close() })

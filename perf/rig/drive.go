@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,15 +28,45 @@ func OnTrafficCPU(f func() error) error {
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with f
 		cpu, _ := processors()
-		var set unix.CPUSet
-		set.Set(cpu)
-		if err := unix.SchedSetaffinity(0, &set); err != nil {
-			done <- fmt.Errorf("pinning to processor %d: %w", cpu, err)
+		if err := pin(cpu); err != nil {
+			done <- err
 			return
 		}
 		done <- f()
 	}()
 	return <-done
+}
+
+// pin keeps the calling thread, and processes it starts, on one processor.
+func pin(cpu int) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("pinning to processor %d: %w", cpu, err)
+	}
+	return nil
+}
+
+// burst is how many frames a flood sends at once; a veth's ring holds 256.
+const burst = 64
+
+// idleTime of the traffic's processor since boot, in steps of 10 ms.
+func idleTime() (time.Duration, error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	cpu, _ := processors()
+	for line := range strings.Lines(string(data)) {
+		var user, nice, system, idle, wait int64
+		if f := strings.Fields(line); len(f) > 5 && f[0] == fmt.Sprintf("cpu%d", cpu) {
+			if _, err := fmt.Sscan(strings.Join(f[1:6], " "), &user, &nice, &system, &idle, &wait); err != nil {
+				return 0, fmt.Errorf("/proc/stat: %w", err)
+			}
+			return time.Duration(idle+wait) * 10 * time.Millisecond, nil
+		}
+	}
+	return 0, fmt.Errorf("/proc/stat does not know cpu%d", cpu)
 }
 
 // Frames makes rounds frames of every source, a round after the other, ahead of
@@ -62,16 +94,9 @@ func (w *Way) Frames(rounds int) ([][]byte, error) {
 // Passed is what a flood did.
 type Passed struct {
 	Sent, Received uint64
-	Took           time.Duration // on the traffic's processor, softirq included
+	Took           time.Duration // from the first packet to the last
+	Busy           time.Duration // of the traffic's processor, softirq included
 	Engine         time.Duration // the engine's process, all threads
-}
-
-// PerPacket is wall time per packet on the traffic's processor.
-func (p Passed) PerPacket() float64 { return float64(p.Took.Nanoseconds()) / float64(p.Sent) }
-
-// EnginePerPacket is the engine's processor time per packet.
-func (p Passed) EnginePerPacket() float64 {
-	return float64(p.Engine.Nanoseconds()) / float64(p.Sent)
 }
 
 // Flood sends the frames as fast as one processor does, or at pps when it is not
@@ -87,25 +112,35 @@ func (w *Way) Flood(ctx context.Context, frames [][]byte, pps float64, cpu func(
 		return p, err
 	}
 	if err := OnTrafficCPU(func() error {
-		const burst = 64
+		idle, err := idleTime()
+		if err != nil {
+			return err
+		}
 		start := time.Now()
-		for i := 0; i < len(frames) && ctx.Err() == nil; i += burst {
+		for i := 0; i < len(frames) && ctx.Err() == nil; {
+			n := min(burst, len(frames)-i)
 			if pps > 0 {
-				due := start.Add(time.Duration(float64(i) / pps * 1e9))
-				for time.Until(due) > 0 {
-					if d := time.Until(due); d > 200*time.Microsecond {
-						time.Sleep(d - 100*time.Microsecond)
-					}
+				due := int(time.Since(start).Seconds()*pps) - i
+				if due <= 0 {
+					time.Sleep(time.Millisecond) // no spinning: waiting must not look like work
+					continue
 				}
+				n = min(n, due)
 			}
-			n, err := w.Link.Send(frames[i:min(i+burst, len(frames))])
+			n, err := w.Link.Send(frames[i : i+n])
 			p.Sent += uint64(n)
 			if err != nil {
 				return err
 			}
+			i += n
 		}
 		p.Took = time.Since(start)
-		return nil
+		after, err := idleTime()
+		p.Busy = p.Took
+		if pps > 0 {
+			p.Busy -= min(after-idle, p.Took)
+		}
+		return err
 	}); err != nil {
 		return p, err
 	}
