@@ -18,18 +18,21 @@ import (
 	"github.com/sluicegw/sluice/dataplane/srtp"
 )
 
-const (
-	// connectTimeout bounds the wait for the browser's first nominated check.
-	connectTimeout = 30 * time.Second
-	// handshakeTimeout bounds DTLS once a pair is selected.
-	handshakeTimeout = 30 * time.Second
-	// closeGrace lets the signalling that usually comes with a close_notify end
-	// the call with its own reason.
-	closeGrace = 2 * time.Second
-	// consentTimeout is RFC 7675 5.1: nothing is sent to a browser whose checks
-	// have stopped for so long.
-	consentTimeout = 30 * time.Second
-)
+// timeouts of an association.
+type timeouts struct {
+	connect   time.Duration // for the browser's first nominated check
+	handshake time.Duration // for DTLS once a pair is selected
+	// consent is RFC 7675 5.1: nothing is sent to a browser whose checks have
+	// stopped for so long.
+	consent time.Duration
+	// grace lets the signalling that usually comes with a close_notify end the
+	// call with its own reason.
+	grace time.Duration
+}
+
+func defaultTimeouts() timeouts {
+	return timeouts{connect: 30 * time.Second, handshake: 30 * time.Second, consent: 30 * time.Second, grace: 2 * time.Second}
+}
 
 // remote is the far end's half of the association, as signalled.
 type remote struct {
@@ -54,6 +57,7 @@ type association struct {
 	end   *endpoint
 	agent *ice.Agent
 	hooks hooks
+	wait  timeouts
 	log   *slog.Logger
 
 	started  bool
@@ -75,7 +79,7 @@ func newAssociation(m *mux, id *identity, h hooks, log *slog.Logger) (_ *associa
 	if err != nil {
 		return nil, err
 	}
-	a := &association{id: id, end: end, hooks: h, log: log, paired: make(chan struct{})}
+	a := &association{id: id, end: end, hooks: h, wait: defaultTimeouts(), log: log, paired: make(chan struct{})}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -162,13 +166,13 @@ func (a *association) selected(local, far ice.Candidate) {
 }
 
 func (a *association) run(r remote) {
-	timeout := time.NewTimer(connectTimeout)
+	timeout := time.NewTimer(a.wait.connect)
 	defer timeout.Stop()
 	select {
 	case <-a.ctx.Done():
 		return
 	case <-timeout.C:
-		a.fail(fmt.Errorf("no ICE check from the browser succeeded within %v: check that it can reach our candidates by UDP", connectTimeout))
+		a.fail(fmt.Errorf("no ICE check from the browser succeeded within %v: check that it can reach our candidates by UDP", a.wait.connect))
 		return
 	case <-a.paired:
 	}
@@ -216,7 +220,7 @@ func (a *association) run(r remote) {
 // watchConsent reports the loss and return of consent.
 func (a *association) watchConsent() {
 	alive := true
-	timer := time.NewTimer(consentTimeout)
+	timer := time.NewTimer(a.wait.consent)
 	defer timer.Stop()
 	for {
 		select {
@@ -224,13 +228,13 @@ func (a *association) watchConsent() {
 			return
 		case <-timer.C:
 		}
-		left := time.Until(a.consent().Add(consentTimeout))
+		left := time.Until(a.consent().Add(a.wait.consent))
 		if fresh := left > 0; fresh != alive {
 			alive = fresh
 			a.hooks.consent(alive)
 		}
 		if !alive {
-			left = time.Second
+			left = min(time.Second, a.wait.consent/4)
 		}
 		timer.Reset(left)
 	}
@@ -249,7 +253,7 @@ func (a *association) drain(conn *dtls.Conn) {
 			break
 		}
 	}
-	grace := time.NewTimer(closeGrace)
+	grace := time.NewTimer(a.wait.grace)
 	defer grace.Stop()
 	select {
 	case <-a.ctx.Done():

@@ -94,6 +94,7 @@ type reported struct {
 	keys   chan [2]srtp.MasterKey
 	up     chan struct{}
 	failed chan error
+	alive  chan bool
 }
 
 func (r *reported) hooks() hooks {
@@ -102,14 +103,14 @@ func (r *reported) hooks() hooks {
 		keys:    func(rx, tx srtp.MasterKey) error { r.keys <- [2]srtp.MasterKey{rx, tx}; return nil },
 		up:      func() { close(r.up) },
 		failed:  func(err error) { r.failed <- err },
-		consent: func(bool) {},
+		consent: func(alive bool) { r.alive <- alive },
 	}
 }
 
 func newReported() *reported {
 	return &reported{
 		pairs: make(chan [2]netip.AddrPort, 16), keys: make(chan [2]srtp.MasterKey, 1),
-		up: make(chan struct{}), failed: make(chan error, 1),
+		up: make(chan struct{}), failed: make(chan error, 1), alive: make(chan bool, 16),
 	}
 }
 
@@ -325,6 +326,171 @@ func TestDTLSOnlyFromValidated(t *testing.T) {
 	}
 	if n := len(b.end.peers); n != maxPeers {
 		t.Errorf("%d peers are kept, want %d", n, maxPeers)
+	}
+}
+
+// connected makes an association whose handshake is through.
+func connected(t *testing.T, w timeouts) (*association, *reported, *browser, *dtls.Conn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	m, at := listen(t, "127.0.0.1:0")
+	a, got := associate(t, m)
+	a.wait = w
+	b := newBrowser(t, "127.0.0.1:0")
+	if err := a.start(remote{ufrag: b.id.ufrag, pwd: b.id.pwd, fingerprints: []sdp.Fingerprint{b.id.fingerprint}}); err != nil {
+		t.Fatal(err)
+	}
+	conn := packetConn{b.connect(ctx, a.id.ufrag, a.id.pwd, candidateOf(at))}
+	d, err := dtls.ClientWithOptions(conn, conn.RemoteAddr(), dtls.WithCertificates(b.id.certificate),
+		dtls.WithInsecureSkipVerify(true), dtls.WithSRTPProtectionProfiles(dtls.SRTP_AEAD_AES_128_GCM))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	if err := d.HandshakeContext(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, got.up, "established")
+	return a, got, b, d
+}
+
+// A browser whose checks stop loses consent; nothing fails by itself, that is
+// the call's to decide.
+func TestConsentRunsOut(t *testing.T) {
+	w := defaultTimeouts()
+	w.consent = 300 * time.Millisecond
+	a, got, b, _ := connected(t, w)
+	last := a.consent()
+	if last.IsZero() {
+		t.Fatal("no consent after the checks")
+	}
+	_ = b.agent.GracefulClose()
+	if wait(t, got.alive, "loss of consent") {
+		t.Fatal("consent is reported back before it was lost")
+	}
+	if since := time.Since(a.consent()); since < w.consent {
+		t.Errorf("lost %v after the last check", since)
+	}
+	if err := a.failed(); err != nil {
+		t.Errorf("failed: %v", err)
+	}
+	// A check brings it back.
+	a.end.validate(peer{0, netip.MustParseAddrPort("127.0.0.1:9")})
+	if !wait(t, got.alive, "return of consent") {
+		t.Fatal("lost twice")
+	}
+}
+
+// close_notify of the browser fails the leg, after the grace in which its BYE
+// usually comes.
+func TestBrowserSaysGoodbye(t *testing.T) {
+	w := defaultTimeouts()
+	w.grace = 50 * time.Millisecond
+	_, got, _, d := connected(t, w)
+	began := time.Now()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(t, got.failed, "failure"); !strings.Contains(err.Error(), "closed its DTLS") {
+		t.Errorf("%v", err)
+	}
+	if took := time.Since(began); took < w.grace {
+		t.Errorf("failed after %v, before the grace is over", took)
+	}
+}
+
+// Nobody comes: the leg fails with what to look at.
+func TestNobodyConnects(t *testing.T) {
+	m, _ := listen(t, "127.0.0.1:0")
+	a, got := associate(t, m)
+	a.wait.connect = 20 * time.Millisecond
+	if err := a.start(remote{ufrag: "abcd", pwd: strings.Repeat("x", 22)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(t, got.failed, "failure"); !strings.Contains(err.Error(), "no ICE check") {
+		t.Errorf("%v", err)
+	}
+}
+
+// ICE works, DTLS never comes: bounded, and the error says who waited.
+func TestNoHandshake(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	m, at := listen(t, "127.0.0.1:0")
+	a, got := associate(t, m)
+	a.wait.handshake = 50 * time.Millisecond
+	b := newBrowser(t, "127.0.0.1:0")
+	if err := a.start(remote{ufrag: b.id.ufrag, pwd: b.id.pwd, fingerprints: []sdp.Fingerprint{b.id.fingerprint}}); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(ctx, a.id.ufrag, a.id.pwd, candidateOf(at))
+	err := wait(t, got.failed, "failure")
+	for _, want := range []string{"as server", "did not complete", b.id.fingerprint.String()[:20]} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: lacks %q", err, want)
+		}
+	}
+}
+
+// Checks with the wrong password validate nothing and connect nothing.
+func TestWrongPassword(t *testing.T) {
+	m, at := listen(t, "127.0.0.1:0")
+	a, got := associate(t, m)
+	b := newBrowser(t, "127.0.0.1:0")
+	if err := a.start(remote{ufrag: b.id.ufrag, pwd: b.id.pwd, fingerprints: []sdp.Fingerprint{b.id.fingerprint}}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ice.UnmarshalCandidate(candidateOf(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.agent.AddRemoteCandidate(c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := b.agent.Dial(ctx, a.id.ufrag, strings.Repeat("w", 26)); err == nil {
+		t.Error("connected")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.peers) != 0 || len(got.pairs) != 0 || !a.consent().IsZero() {
+		t.Errorf("%d peers, %d pairs, consent %v", len(m.peers), len(got.pairs), a.consent())
+	}
+}
+
+func FuzzRequestUfrag(f *testing.F) {
+	msg := append([]byte{0, 1, 0, 16, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...)
+	msg = append(msg, 0, 6, 0, 9)
+	f.Add(append(msg, "abcd:efgh\x00\x00\x00"...))
+	f.Add([]byte{0, 1, 0, 4, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 255, 255})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if ufrag, ok := requestUfrag(b); ok && len(ufrag) > len(b) {
+			t.Fatal("longer than the packet")
+		}
+	})
+}
+
+func TestRequestUfrag(t *testing.T) {
+	msg := append([]byte{0, 1, 0, 16, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...)
+	msg = append(msg, 0, 6, 0, 9)
+	msg = append(msg, "abcd:efgh\x00\x00\x00"...)
+	if ufrag, ok := requestUfrag(msg); !ok || ufrag != "abcd" {
+		t.Errorf("%q %v", ufrag, ok)
+	}
+	for name, spoil := range map[string]func([]byte){
+		"a response":    func(b []byte) { b[0] = 1 },
+		"another magic": func(b []byte) { b[4] = 0 },
+		"length":        func(b []byte) { b[3]++ },
+		"no USERNAME":   func(b []byte) { b[21] = 7 },
+		"no colon":      func(b []byte) { b[28] = 'x' },
+	} {
+		b := append([]byte(nil), msg...)
+		spoil(b)
+		if ufrag, ok := requestUfrag(b); ok {
+			t.Errorf("%s: %q is taken", name, ufrag)
+		}
 	}
 }
 

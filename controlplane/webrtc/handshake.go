@@ -38,7 +38,7 @@ func (a *association) handshake(r remote) (*dtls.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DTLS as %s: %w", role(r), err)
 	}
-	ctx, cancel := context.WithTimeout(a.ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(a.ctx, a.wait.handshake)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
@@ -46,7 +46,7 @@ func (a *association) handshake(r remote) (*dtls.Conn, error) {
 		case rejected != nil:
 			err = rejected
 		case errors.Is(ctx.Err(), context.DeadlineExceeded):
-			err = fmt.Errorf("the browser did not complete it within %v", handshakeTimeout)
+			err = fmt.Errorf("the browser did not complete it within %v", a.wait.handshake)
 		}
 		return nil, fmt.Errorf("DTLS as %s, signalled fingerprint %s: %w", role(r), shortFingerprint(r), err)
 	}
