@@ -33,6 +33,8 @@ type Config struct {
 	Reason    Reason        // why Forwarder is nil
 	Drain     time.Duration // how long a phone port stays closed to others after hang-up; 0 = 5 s
 	Logger    *slog.Logger  // nil = discard
+
+	releaseDrain time.Duration // for tests
 }
 
 // Kind of media a line carries.

@@ -19,7 +19,7 @@ const (
 	// maxHeld bounds the packets above the cut that wait for an install.
 	maxHeld = 64
 	// releaseDrain is how long a released stream stays with the Forwarder for
-	// packets that were overtaken.
+	// packets that were overtaken. It cannot be installed again before.
 	releaseDrain = 500 * time.Millisecond
 	// retryAfter is when a refused stream is offered again.
 	retryAfter = 10 * time.Second
@@ -74,6 +74,7 @@ type handover struct {
 	forward Forwarder // nil: all on the user engine
 	reason  Reason
 
+	drain   time.Duration
 	jobs    *eventQueue
 	removed []removal // only run touches it
 }
@@ -89,14 +90,14 @@ func newHandover(p *Plane, f Forwarder, why Reason) *handover {
 	if f == nil && why == ReasonNone {
 		why = ReasonDisabled
 	}
-	return &handover{plane: p, forward: f, reason: why, jobs: newEventQueue()}
+	return &handover{plane: p, forward: f, reason: why, drain: releaseDrain, jobs: newEventQueue()}
 }
 
 // later runs f on the engine's goroutine, without locks held.
 func (h *handover) later(f func()) { h.jobs.add(f) }
 
 func (h *handover) run() {
-	tick := time.NewTicker(releaseDrain / 4)
+	tick := time.NewTicker(h.drain / 4)
 	defer tick.Stop()
 	for {
 		select {
@@ -124,6 +125,7 @@ func (h *handover) run() {
 func (h *handover) remove(r removal) {
 	state, err := h.forward.Remove(r.id)
 	if err != nil {
+		// The stream stays draining: it will not be offered again.
 		h.plane.log.Warn("forwarder did not remove a stream", "flow", r.id, "error", err)
 		return
 	}
@@ -133,7 +135,7 @@ func (h *handover) remove(r removal) {
 // consider offers a settled stream to the Forwarder. Transport.mu of t is held.
 func (h *handover) consider(t *Transport, s *stream, now time.Time) {
 	f := s.flow
-	if h.forward == nil || f.asked || f.owner != ownerUser || f.seen < settlePackets || now.Before(f.retry) {
+	if h.forward == nil || f.asked || f.owner != ownerUser || f.seen < settlePackets || s.draining || now.Before(f.retry) {
 		return
 	}
 	f.asked = true
@@ -144,7 +146,7 @@ func (h *handover) consider(t *Transport, s *stream, now time.Time) {
 func (h *handover) install(t *Transport, s *stream, f *flow) {
 	t.mu.Lock()
 	f.asked = false
-	if s.flow != f || f.owner != ownerUser || t.closed {
+	if s.flow != f || f.owner != ownerUser || t.closed || h.plane.closing() {
 		t.mu.Unlock()
 		return
 	}
@@ -298,6 +300,9 @@ func (h *handover) release(t *Transport, s *stream) bool {
 		h.plane.log.Error("forwarder did not release a stream; removing it", "flow", f.ID, "error", err)
 		if state, err = h.forward.Remove(f.ID); err != nil {
 			h.plane.log.Error("forwarder did not remove a stream; its output is stopped", "flow", f.ID, "error", err)
+			f.to.t.out.mu.Lock()
+			f.to.out.stopped = true
+			f.to.t.out.mu.Unlock()
 			return false
 		}
 		h.takeState(s, f, state, true)
@@ -317,9 +322,16 @@ func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
 	h.plane.totals.forwarder(path, carried)
 	s.readAt = time.Time{}
 	h.advance(s, f, state)
-	if high := state.Window.Highest(); state.Window.Started() && high > s.window.Highest() {
+	before, high := s.window, state.Window.Highest()
+	ahead := state.Window.Started() && high > before.Highest()
+	if ahead {
 		s.jump()
-		s.window = srtp.NewWindowAt(high) // what is below is the Forwarder's until Remove
+		// Up to the cut it was ours all the time. What is above stays the
+		// Forwarder's until Remove, which tells what it has not seen.
+		s.window = reopen(srtp.NewWindowAt(high), before, 0, f.cut)
+		if removed {
+			s.window = reopen(s.window, state.Window, f.cut, high)
+		}
 	}
 	to := &f.to.t.out
 	to.mu.Lock()
@@ -329,17 +341,34 @@ func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
 		return
 	}
 	line := s.line
-	r := removal{id: f.ID, at: time.Now().Add(releaseDrain), then: func(final State) {
+	s.draining = true
+	r := removal{id: f.ID, at: time.Now().Add(h.drain), then: func(final State) {
 		late := final.since(carried)
 		h.plane.totals.forwarder(path, late)
 		line.t.mu.Lock()
 		line.ended.add(late)
+		s.draining = false
+		if ahead {
+			s.window = reopen(s.window, final.Window, f.cut, high)
+		}
 		line.t.mu.Unlock()
 		to.mu.Lock()
 		f.to.out.sent.add(late.sentOnly())
 		to.mu.Unlock()
 	}}
 	h.later(func() { h.removed = append(h.removed, r) })
+}
+
+// reopen makes acceptable again what now counts as seen between two indices
+// (above from, up to to) but seen has not.
+func reopen(now, seen srtp.Window, from, to uint64) srtp.Window {
+	bits, high := now.Bits(), now.Highest()
+	for n := uint64(1); n < srtp.WindowSize && n <= high; n++ {
+		if index := high - n; index > from && index <= to && seen.Check(index) {
+			bits[n/64] &^= 1 << (n % 64)
+		}
+	}
+	return srtp.NewWindow(high, bits, true)
 }
 
 // advance moves the output's numbering to what the Forwarder has sent.
@@ -350,8 +379,11 @@ func (h *handover) advance(s *stream, f *flow, state State) {
 	to := &f.to.t.out
 	to.mu.Lock()
 	defer to.mu.Unlock()
-	o := &f.to.out
-	if out := (state.Window.Highest() + f.IndexOffset) & srtp.IndexMask; o.epoch == f.epoch && out >= o.next {
+	o, tx := &f.to.out, &f.to.t.out
+	if tx.session == nil || tx.session.ID != f.Out.ID {
+		return // numbers of a key that is gone
+	}
+	if out := (state.Window.Highest() + f.IndexOffset) & srtp.IndexMask; out >= o.next {
 		o.next = out + 1
 		o.lastTS = state.LastTimestamp + f.TimestampAdd
 		o.lastAt = state.LastPacket

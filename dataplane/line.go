@@ -33,6 +33,7 @@ type Line struct {
 type output struct {
 	ssrc    uint32
 	open    bool   // LineConfig.Send
+	stopped bool   // an engine kept a stream: nothing may use the SSRC again
 	epoch   uint64 // a flow made under an older one is based anew
 	next    uint64 // lowest index not used under the session's key
 	started bool

@@ -321,3 +321,6 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// addrPorter is *net.UDPAddr.
+type addrPorter interface{ AddrPort() netip.AddrPort }

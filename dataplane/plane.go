@@ -56,6 +56,7 @@ func New(cfg Config) (*Plane, error) {
 		p.drain = defaultDrain
 	}
 	p.engine = newHandover(p, cfg.Forwarder, cfg.Reason)
+	p.engine.drain = cmpOr(cfg.releaseDrain, p.engine.drain)
 	for _, c := range cfg.Networks {
 		c.Addresses = slices.Clone(c.Addresses)
 		n, err := (*network)(nil), error(nil)
@@ -172,6 +173,15 @@ func (p *Plane) BrowserMux(network string) []net.PacketConn {
 		conns[i] = b.mux
 	}
 	return conns
+}
+
+func (p *Plane) closing() bool {
+	select {
+	case <-p.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // background runs f unless the plane is closing.

@@ -56,6 +56,9 @@ func (t *Transport) process(b *batch, packet []byte, h int, via *socket, from ne
 	if !known {
 		s = &t.trial
 		*s = stream{ssrc: ssrc}
+		if highest, was := t.gone[ssrc]; was {
+			s.window = srtp.NewWindowAt(highest)
+		}
 	}
 	payloadType := packet[1] & 0x7f
 	if l := s.line; l != nil && l.formats[payloadType] != nil && !l.events[payloadType] {
@@ -145,14 +148,11 @@ func (t *Transport) classify(packet []byte, h int) *Line {
 	return found
 }
 
-// admit makes the trial stream a known one, within bounds. A plain RTP stream
-// that has fallen silent makes room; an SRTP stream never does, because
-// forgetting it would forget its replay window. Transport.mu is held.
+// admit makes the trial stream a known one, within bounds: the one that has been
+// silent for longest makes room. Of an SRTP stream its highest index stays, so
+// that nothing is accepted again. Transport.mu is held.
 func (t *Transport) admit(now time.Time) *stream {
 	if len(t.streams) >= maxStreams {
-		if t.in.ctx != nil {
-			return nil
-		}
 		var oldest *stream
 		for _, s := range t.streams {
 			if s.line.source != s && (oldest == nil || s.counters.LastPacket.Before(oldest.counters.LastPacket)) {
@@ -162,12 +162,19 @@ func (t *Transport) admit(now time.Time) *stream {
 		if oldest == nil || now.Sub(oldest.counters.LastPacket) < sourceSilence {
 			return nil
 		}
+		if t.in.ctx != nil {
+			if len(t.gone) >= maxGone {
+				return nil
+			}
+			t.gone[oldest.ssrc] = oldest.window.Highest()
+		}
 		t.forget(oldest)
 		delete(t.streams, oldest.ssrc)
 	}
 	s := new(stream)
 	*s = t.trial
 	t.streams[s.ssrc] = s
+	delete(t.gone, s.ssrc)
 	return s
 }
 
@@ -203,7 +210,7 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 	to, tx := &r.to.out, &r.to.t.out
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if !to.open || tx.session == nil || !tx.rtpTo.IsValid() {
+	if !to.open || to.stopped || tx.session == nil || !tx.rtpTo.IsValid() {
 		s.counters.Dropped++
 		return
 	}
@@ -267,7 +274,8 @@ func (t *Transport) base(s *stream, r *route, ts uint32, index uint64, now time.
 	if to.started {
 		f.TimestampAdd = to.lastTS + max(1, ticks(now.Sub(to.lastAt), cmpClock(s.clock, to.clock))) - ts
 	} else {
-		f.TimestampAdd = rand.Uint32() // RFC 3550 5.1
+		f.TimestampAdd = rand.Uint32()        // RFC 3550 5.1
+		f.base -= min(index, srtp.WindowSize) // packets that the first one overtook have indices too
 	}
 	s.flow = f
 	to.fed = flowRef{ssrc: s.ssrc, indexOffset: f.IndexOffset, timestampAdd: f.TimestampAdd}

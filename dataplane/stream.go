@@ -11,9 +11,10 @@ const (
 	// maxDropout is how far a sequence number may jump ahead before it has to
 	// be confirmed by the next one (RFC 3550 A.1).
 	maxDropout = 3000
-	// maxStreams bounds the SSRCs of one transport. Forgotten SRTP streams
-	// would forget what they must not accept again, so those are never evicted.
+	// maxStreams bounds the SSRCs of one transport, maxGone the earlier ones under
+	// one SRTP key of which only the highest index is kept.
 	maxStreams = 64
+	maxGone    = 4096
 	// A source that has led before leads again only when its successor has been
 	// silent for this long.
 	sourceSilence = 500 * time.Millisecond
@@ -36,6 +37,8 @@ type stream struct {
 	transit  uint32
 	jitter16 uint32 // 16 times the jitter, as RFC 3550 A.8 keeps it
 	clock    uint32 // Hz of the last audio or video payload type
+
+	draining bool // a Forwarder still has an earlier flow of it
 
 	suspect    uint16 // sequence number that would confirm a jump
 	suspicious bool

@@ -39,10 +39,12 @@ type Transport struct {
 	in      *session // nil: nothing is accepted
 	lines   []*Line
 	streams map[uint32]*stream
-	trial   stream // an unknown SSRC until it has proved itself
+	gone    map[uint32]uint64 // highest index of SRTP streams that made room
+	trial   stream            // an unknown SSRC until it has proved itself
 	auth    authState
 
-	remote     Remote
+	asked      Remote // as signalling last said
+	remote     Remote // as it is after any latch
 	latchUntil time.Time
 	latched    bool
 	pairs      []Binding // browser side, newest first
@@ -74,7 +76,7 @@ type sender struct {
 
 func newTransport(p *Plane, n *network, ev Events) *Transport {
 	return &Transport{
-		plane: p, net: n, ev: ev, streams: make(map[uint32]*stream),
+		plane: p, net: n, ev: ev, streams: make(map[uint32]*stream), gone: make(map[uint32]uint64),
 		control: newControlState(),
 		out:     sender{cname: randomName()},
 	}
@@ -111,11 +113,11 @@ func (t *Transport) SetRemote(r Remote) {
 	t.plane.control.Lock()
 	defer t.plane.control.Unlock()
 	t.mu.Lock()
-	if t.closed || t.rtp == nil || r == t.remote {
+	if t.closed || t.rtp == nil || r == t.asked {
 		t.mu.Unlock()
 		return
 	}
-	t.remote = r
+	t.asked, t.remote = r, r
 	t.latched = false
 	t.latchUntil = time.Time{}
 	if r.LatchIP.IsValid() {
@@ -276,6 +278,7 @@ func (t *Transport) SetKeys(rx, tx srtp.MasterKey) error {
 	}
 	if t.in == nil || !t.in.master.Equal(rx) {
 		t.forgetStreams()
+		clear(t.gone)
 		t.in = in
 		t.control.rekeyed()
 		t.auth = authState{}
@@ -358,8 +361,9 @@ func (t *Transport) AddLine(c LineConfig) (*Line, error) {
 	for l.out.ssrc == 0 || ssrcs[l.out.ssrc] {
 		l.out.ssrc = rand.Uint32()
 	}
-	// RFC 3711 3.3.1: a start below 2^15 cannot roll over before it is heard.
-	l.out.next = uint64(rand.IntN(1 << 15))
+	// RFC 3711 3.3.1: a start below 2^15 cannot roll over before it is heard. Room
+	// is left below for packets that the first one overtakes.
+	l.out.next = srtp.WindowSize + uint64(rand.IntN(1<<15-srtp.WindowSize))
 	l.out.open = c.Send
 	l.configure(c)
 	t.lines = append(t.lines, l)
