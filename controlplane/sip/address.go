@@ -278,7 +278,7 @@ func validHost(h string) bool {
 	return true
 }
 
-// unescape resolves %HH. A control character is refused: it would end a line
+// unescape resolves %HH. A control character stays escaped: it would end a line
 // somewhere later.
 func unescape(s string) (string, error) {
 	if !strings.Contains(s, "%") {
@@ -295,11 +295,13 @@ func unescape(s string) (string, error) {
 			if err != nil {
 				return "", badf("escape")
 			}
+			if n < ' ' || n == 0x7f {
+				b.WriteString(s[i : i+3])
+				i += 2
+				continue
+			}
 			c = byte(n)
 			i += 2
-		}
-		if c < ' ' || c == 0x7f {
-			return "", badf("escape")
 		}
 		b.WriteByte(c)
 	}

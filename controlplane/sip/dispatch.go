@@ -69,47 +69,36 @@ func (s *Server) refuse(f *flow, h *head, code int, reason string) {
 	if h == nil || strings.HasPrefix(strings.ToUpper(h.start), "SIP/") || strings.HasPrefix(h.start, "ACK ") {
 		return
 	}
-	out := &head{}
+	var vias, rest []field
 	back := f
 	for _, fd := range h.fields {
 		switch fd.name {
 		case "Via":
-			v, err := strictVia(fd.value)
-			if err != nil {
+			v, err := strictVia(fd.value, false)
+			if err != nil || len(vias) >= maxVias {
 				continue
 			}
-			if len(out.fields) == 0 {
-				var via string
-				if via, back = f.mark(v); via == "" {
+			if len(vias) == 0 {
+				if v, back = f.mark(v); v == "" {
 					return
 				}
-				v = via
 			}
-			out.fields = append(out.fields, field{"Via", v})
-		case "From", "Call-ID", "CSeq", "Timestamp":
-			if len(out.fields) > 0 {
-				out.fields = append(out.fields, fd)
-			}
+			vias = append(vias, field{"Via", v})
 		case "To":
 			if !strings.Contains(strings.ToLower(fd.value), "tag=") {
 				fd.value += ";tag=" + s.mac("refuse", fd.value)
 			}
-			if len(out.fields) > 0 {
-				out.fields = append(out.fields, fd)
-			}
+			rest = append(rest, fd)
+		case "From", "Call-ID", "CSeq":
+			rest = append(rest, fd)
 		}
 	}
-	if len(out.fields) == 0 || out.fields[0].name != "Via" {
+	if len(vias) == 0 || len(rest) > 8 {
 		return
-	}
-	for _, need := range []string{"From", "To", "Call-ID", "CSeq"} {
-		if _, n := out.get(need); n != 1 {
-			return
-		}
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "SIP/2.0 %d %s\r\n", code, reason)
-	for _, fd := range out.fields {
+	for _, fd := range append(vias, rest...) {
 		fmt.Fprintf(&b, "%s: %s\r\n", fd.name, fd.value)
 	}
 	b.WriteString("Content-Length: 0\r\n\r\n")
@@ -181,10 +170,6 @@ func (s *Server) onRequest(f *flow, req *gosip.Request) {
 	}
 	if tagOf(req.To().Params) != "" {
 		s.inDialog(f, req)
-		return
-	}
-	if tagOf(req.From().Params) == "" && req.Method != gosip.OPTIONS {
-		s.stateless(f, req, 400, "Bad Request (no From tag)")
 		return
 	}
 	if s.txs.looped(req, key) {

@@ -117,7 +117,8 @@ func (w *world) newPeer(user, transport string) *peer {
 
 func (w *world) newPeerVia(user, transport string, hc *http.Client) *peer {
 	w.Helper()
-	p := &peer{T: w.T, user: user, password: w.s.cfg.Users.(passwords)[user], transport: transport, in: make(chan gosip.Message, 256), seq: 1}
+	known, _ := w.s.cfg.Users.(passwords)
+	p := &peer{T: w.T, user: user, password: known[user], transport: transport, in: make(chan gosip.Message, 256), seq: 1}
 	r := newReader()
 	got := func(b []byte) {
 		if len(strings.Trim(string(b), "\r\n")) == 0 {
@@ -125,8 +126,13 @@ func (w *world) newPeerVia(user, transport string, hc *http.Client) *peer {
 		}
 		m, _, err := r.read(b)
 		if err != nil {
-			w.Errorf("peer cannot read %q: %v", b, err)
-			return
+			// A refusal repeats what was malformed; its code is enough.
+			var code int
+			if n, _ := fmt.Sscanf(string(b), "SIP/2.0 %d", &code); n != 1 || code < 400 {
+				w.Errorf("peer cannot read %q: %v", b, err)
+				return
+			}
+			m = gosip.NewResponse(code, "")
 		}
 		p.in <- m
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,7 +41,11 @@ func (s *Server) onInvite(f *flow, req *gosip.Request) {
 	} else {
 		f.trusted.Store(true)
 	}
-	contact, err := parseNameAddr(value(req, "Contact"))
+	way := value(req, "Contact")
+	if way == "" {
+		way = value(req, "From") // as RFC 2543 had it
+	}
+	contact, err := parseNameAddr(way)
 	if err == nil {
 		_, err = parseURI(contact.uri)
 	}
@@ -53,6 +58,12 @@ func (s *Server) onInvite(f *flow, req *gosip.Request) {
 	}
 	if len(req.Body()) > 0 && !isSDP(value(req, "Content-Type")) {
 		s.stateless(f, req, 415, "", gosip.NewHeader("Accept", "application/sdp"))
+		return
+	}
+	if accept := tokens(req, "Accept"); len(accept) > 0 && !slices.ContainsFunc(accept, func(a string) bool {
+		return isSDP(a) || strings.HasPrefix(a, "application/*") || strings.HasPrefix(a, "*/*")
+	}) {
+		s.stateless(f, req, 406, "Not Acceptable")
 		return
 	}
 	if e := value(req, "Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {

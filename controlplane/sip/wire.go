@@ -92,7 +92,8 @@ func readHead(data []byte) (h *head, body []byte, err error) {
 		body = data[end+4:]
 	}
 	text := string(data[:end])
-	if i := strings.IndexAny(strings.ReplaceAll(text, "\r\n", ""), "\r\n\x00"); i >= 0 && err == nil {
+	// A quoted string may hold an escaped NUL, nothing else may.
+	if strings.ContainsAny(strings.NewReplacer("\r\n", "", "\\\x00", "").Replace(text), "\r\n\x00") && err == nil {
 		err = badf("CR, LF or NUL inside a line")
 	}
 	start, rest, _ := strings.Cut(text, "\r\n")
@@ -236,6 +237,12 @@ func (r *reader) read(data []byte) (msg gosip.Message, h *head, err error) {
 	if err != nil {
 		return nil, h, badf("%s", firstLine(err.Error()))
 	}
+	for _, h := range msg.GetHeaders("Via") {
+		// sipgo writes an IPv4-mapped address without brackets.
+		if v, ok := h.(*gosip.ViaHeader); ok && strings.Contains(v.Host, ":") && strings.Contains(v.Host, ".") {
+			v.Host = "[" + v.Host + "]"
+		}
+	}
 	return msg, h, nil
 }
 
@@ -276,7 +283,7 @@ func (h *head) strict(body int) (*head, error) {
 			if vias++; vias > maxVias {
 				return nil, badf("too many Via headers")
 			}
-			v, err = strictVia(v)
+			v, err = strictVia(v, true)
 		case "From", "To":
 			v, err = strictNameAddr(v)
 		case "Contact":
@@ -349,6 +356,9 @@ func strictRequest(line string) (start, method string, err error) {
 		if _, err := parseURI(uri); err != nil {
 			return "", "", err
 		}
+		if strings.Contains(uri[strings.LastIndexByte(uri, '@')+1:], "?") {
+			return "", "", badf("headers in the request URI") // 19.1.1
+		}
 	case "tel":
 		// taken as a number of our domain by dispatch
 	default:
@@ -375,8 +385,8 @@ func strictCSeq(v, method string) (string, error) {
 }
 
 // strictVia reads "SIP / 2.0 / UDP host : port ; params" with white space
-// wherever RFC 3261 allows it.
-func strictVia(v string) (string, error) {
+// wherever RFC 3261 allows it. ours asks for version 2.0.
+func strictVia(v string, ours bool) (string, error) {
 	var proto [3]string
 	rest := v
 	for i := range 2 {
@@ -394,7 +404,7 @@ func strictVia(v string) (string, error) {
 	}
 	proto[2] = strings.ToUpper(rest[:i])
 	sentBy, params, _ := strings.Cut(strings.TrimLeft(rest[i:], " \t"), ";")
-	if !strings.EqualFold(proto[0], "SIP") || proto[1] != "2.0" || !isToken(proto[2]) {
+	if !strings.EqualFold(proto[0], "SIP") || ours && proto[1] != "2.0" || !isToken(proto[1]) || !isToken(proto[2]) {
 		return "", badf("Via")
 	}
 	host, port := strings.Trim(sentBy, " \t"), ""
@@ -412,5 +422,5 @@ func strictVia(v string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "SIP/2.0/" + proto[2] + " " + host + port + ps.String(), nil
+	return "SIP/" + proto[1] + "/" + proto[2] + " " + host + port + ps.String(), nil
 }
