@@ -19,19 +19,18 @@ function listen() {
     const remote = document.getElementById('remote');
     const now = remote?.srcObject;
     if (!now || now.getAudioTracks().length === 0) return;
-    const track = now.getAudioTracks()[0];
-    if (stream !== track) {
+    if (stream !== now) {
       context ??= new AudioContext();
       if (context.state === 'suspended') void context.resume();
       source?.disconnect();
-      source = context.createMediaStreamSource(new MediaStream([track]));
+      source = context.createMediaStreamSource(now);
       analyser = context.createAnalyser();
       analyser.fftSize = 4096;
       analyser.smoothingTimeConstant = 0;
       source.connect(analyser);
       bins = new Float32Array(analyser.frequencyBinCount);
       samples = new Float32Array(analyser.fftSize);
-      stream = track;
+      stream = now;
     }
     analyser.getFloatFrequencyData(bins);
     analyser.getFloatTimeDomainData(samples);

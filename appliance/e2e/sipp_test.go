@@ -79,7 +79,7 @@ func newSIPp(t testing.TB, c sippConfig) *sipp {
 		args = append(args, "-rtp_echo")
 	}
 	if c.user != "" {
-		args = append(args, "-au", c.user, "-ap", c.password)
+		args = append(args, "-au", c.user, "-ap", c.password, "-auth_uri", domain)
 	}
 	if c.target != "" {
 		args = append(args, "-s", c.target)

@@ -188,9 +188,12 @@ func (l *leg) fill(s *sdp.Section, setup sdp.Setup) error {
 	m.Candidates, m.EndOfCandidates = l.port.candidates(), true
 	m.Fingerprints = []sdp.Fingerprint{l.id.fingerprint}
 	m.Setup = setup
+	// Chromium plays silence unless the SSRC announced is the one sent. It is
+	// announced on hold too, for it is the one sent before and after: Chromium
+	// ends the receiver of an SSRC that is announced no more, and the track it
+	// gives after that is deaf to WebAudio.
+	m.Sources = []sdp.Source{{SSRC: line.SSRC(), CName: l.cname}}
 	if m.Direction.Sends() {
-		// Chromium plays silence unless the SSRC announced is the one sent.
-		m.Sources = []sdp.Source{{SSRC: line.SSRC(), CName: l.cname}}
 		m.Stream = l.cname + " " + l.cname + "-" + m.Mid
 	}
 	return nil

@@ -25,7 +25,7 @@ export class Call {
   unstable = false; // media path in trouble
   digits = '';
   ending: Ending | undefined;
-  readonly remote = new MediaStream();
+  remote: MediaStream | undefined;
 
   onchange: () => void = () => undefined;
   onremote: () => void = () => undefined;
@@ -135,8 +135,9 @@ export class Call {
     this.connection = connection;
     connection.addEventListener('track', (e) => {
       if (e.track.kind !== 'audio') return;
-      this.remote.getTracks().forEach((t) => this.remote.removeTrack(t));
-      this.remote.addTrack(e.track);
+      // After a hold the same track comes again; only a new stream makes the
+      // browser play it again.
+      this.remote = new MediaStream([e.track]);
       this.onremote();
     });
     connection.addEventListener('iceconnectionstatechange', () => {

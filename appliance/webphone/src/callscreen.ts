@@ -54,7 +54,7 @@ export class CallScreen {
     this.draw();
     byId(call.incoming ? 'answer' : 'hangup').focus({ preventScroll: true });
     this.clock = window.setInterval(() => this.tick(), 1000);
-    if (call.remote.getTracks().length > 0) this.listen();
+    if (call.remote) this.listen();
   }
 
   /** Keyboard shortcuts while a call is on the screen. */
@@ -128,7 +128,7 @@ export class CallScreen {
 
   private listen(): void {
     const call = this.call;
-    if (!call) return;
+    if (!call?.remote) return;
     this.remote.srcObject = call.remote;
     void this.remote.play().catch(() => this.tell('Your browser holds the sound back. Click anywhere on the page to hear the call.'));
     this.meters.them?.close();
