@@ -397,6 +397,12 @@ func TestBrowserCallsPhone(t *testing.T) {
 				t.Error("Local is not what was answered")
 			}
 			snap := a.Snapshot()
+			if st := snap.Streams; len(st) != 1 || st[0].InSSRC != 0x1111 || st[0].OutSSRC != a.Lines()[0].SSRC() || st[0].InIndex < 100 {
+				t.Errorf("streams towards the browser: %+v", st)
+			}
+			if st := b.Snapshot().Streams; len(st) != 1 || st[0].LastPacket.IsZero() {
+				t.Errorf("streams towards the phone: %+v", st)
+			}
 			if len(snap.Keys) != 2 || snap.Ufrag == "" || !snap.Remote.IsValid() || strings.Contains(fmt.Sprintf("%+v", snap), string(snap.Pwd)) == !strings.Contains(snap.LocalSDP, string(snap.Pwd)) {
 				t.Errorf("snapshot: %d keys, remote %v", len(snap.Keys), snap.Remote)
 			}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/sluicegw/sluice/controlplane/call"
+	"github.com/sluicegw/sluice/controlplane/media"
 	"github.com/sluicegw/sluice/controlplane/sdp"
 	"github.com/sluicegw/sluice/dataplane"
 	"github.com/sluicegw/sluice/dataplane/srtp"
@@ -246,9 +247,12 @@ func (l *leg) Health() call.Health {
 
 // Snapshot implements call.Media.
 func (l *leg) Snapshot() call.MediaSnapshot {
+	streams := media.Streams(l.plane, l.Lines())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := call.MediaSnapshot{Profile: string(sdp.AVP), LocalSDP: string(l.neg.Local()), RemoteSDP: string(l.remote)}
+	s := call.MediaSnapshot{
+		Profile: string(sdp.AVP), LocalSDP: string(l.neg.Local()), RemoteSDP: string(l.remote), Streams: streams,
+	}
 	for i, a := range l.neg.Agreed() {
 		if a.Media == nil || l.media[i] == nil {
 			continue

@@ -35,9 +35,9 @@ func (n *Negotiator) takeOffer(d *Description) ([]Line, error) {
 	for i := range lines {
 		lines[i] = Line{Rejected: true, Direction: Inactive}
 	}
-	base := -1 // the first section that is carried; BUNDLE must hold the others
 	active := false
 	midExt := make([]uint8, len(d.Media))
+	taken := make([]bool, len(d.Media))
 	for j := range d.Media {
 		m := &d.Media[j]
 		at := n.count + j - len(n.slots)
@@ -47,16 +47,16 @@ func (n *Negotiator) takeOffer(d *Description) ([]Line, error) {
 		l := neutral(m, n.style)
 		if !l.Rejected {
 			active = true
-			if reason := n.unacceptable(d, m, base, midExt, j, l); reason != "" {
+			if reason := n.unacceptable(d, j, l, taken, midExt); reason != "" {
 				refuse(reason)
 				l = reject(l)
-			} else if base < 0 {
-				base = j
+			} else {
+				taken[j] = true
 			}
 		}
 		lines[at] = l
 	}
-	if active && base < 0 {
+	if active && !slices.Contains(taken, true) {
 		return nil, NotAcceptable("%s", why)
 	}
 	for j := len(n.slots); j < len(d.Media); j++ {
@@ -86,9 +86,11 @@ func cloneLines(lines []Line) []Line {
 	return out
 }
 
-// unacceptable says why an offered section is refused, "" not. It sets midExt
-// where packets of two bundled sections can only be told apart by mid.
-func (n *Negotiator) unacceptable(d *Description, m *Media, base int, midExt []uint8, j int, l Line) string {
+// unacceptable says why section j of an offer is refused, "" not; taken are the
+// sections before it that are not. It sets midExt where packets of two bundled
+// sections can only be told apart by mid.
+func (n *Negotiator) unacceptable(d *Description, j int, l Line, taken []bool, midExt []uint8) string {
+	m := &d.Media[j]
 	if l.Kind == 0 {
 		return "media " + quote(m.Name) + " is not carried; audio and video are"
 	}
@@ -100,16 +102,22 @@ func (n *Negotiator) unacceptable(d *Description, m *Media, base int, midExt []u
 	if !hasMedia(l.Codecs) {
 		return "no codec of the " + m.Name + " line is carried"
 	}
-	if !n.style.Browser || base < 0 {
-		return ""
-	}
-	group := d.BundleOf(d.Media[base].Mid)
-	if m.Mid == "" || !slices.Contains(group, m.Mid) {
-		return "the second media line is not in the BUNDLE group of the first"
-	}
 	for k := range j {
 		o := &d.Media[k]
-		if o.Rejected() || !overlap(o.Codecs, m.Codecs) {
+		if !taken[k] {
+			continue
+		}
+		if !n.style.Browser {
+			// RTP/SAVP and RTP/AVP on one port: two ways of offering one stream.
+			if o.Name == m.Name && o.Host == m.Host && o.Port == m.Port {
+				return "the " + m.Name + " line is an alternative to one that is taken"
+			}
+			continue
+		}
+		if m.Mid == "" || !slices.Contains(d.BundleOf(o.Mid), m.Mid) {
+			return "the second media line is not in the BUNDLE group of the first"
+		}
+		if !overlap(o.Codecs, m.Codecs) {
 			continue
 		}
 		a, b := extensionID(o, ExtMid), extensionID(m, ExtMid)

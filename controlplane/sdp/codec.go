@@ -76,7 +76,8 @@ func (c Codec) carried() bool {
 
 // Equivalent tells whether a receiver of one understands what is sent as the
 // other without transcoding: name, clock rate, channels, and those parameters
-// that change the bitstream. Levels and receiver preferences do not count.
+// that change the bitstream. Levels and receiver preferences (G.729's annexb is
+// one, RFC 4856 2.1.9) do not count.
 func (c Codec) Equivalent(o Codec) bool {
 	if !sameFormat(c.Format, o.Format) {
 		return false
@@ -93,8 +94,6 @@ func (c Codec) Equivalent(o Codec) bool {
 		return same("profile", "0")
 	case "amr", "amr-wb":
 		return same("octet-align", "0") && same("crc", "0") && same("interleaving", "") && same("robust-sorting", "0")
-	case "g729":
-		return same("annexb", "yes")
 	case "ilbc":
 		return same("mode", "30")
 	case "mp4v-es", "g7221", "siren":

@@ -480,3 +480,34 @@ func TestIntersectOrder(t *testing.T) {
 		t.Error("a missing line is not rejected")
 	}
 }
+
+// Some phones offer SRTP and RTP as two sections on one port.
+func TestAlternativesOnOnePort(t *testing.T) {
+	n := phone()
+	lines, err := n.TakeOffer(phoneOffer(t, "m=audio 4000 RTP/SAVP 0", "m=audio 4000 RTP/AVP 0", "m=audio 4002 RTP/AVP 8"))
+	lines = must(t, lines, err)
+	if lines[0].Rejected || !lines[1].Rejected || lines[2].Rejected {
+		t.Errorf("taken: %v %v %v", !lines[0].Rejected, !lines[1].Rejected, !lines[2].Rejected)
+	}
+	// When the first cannot be carried, the second is.
+	n = NewNegotiator(Style{Proto: AVP, Accept: func(m *Media) string {
+		if m.Proto.Secure() {
+			return "not here"
+		}
+		return ""
+	}}, 1)
+	lines, err = n.TakeOffer(phoneOffer(t, "m=video 4002 RTP/AVP 34", "m=audio 4000 RTP/SAVP 0", "m=audio 4000 RTP/AVP 0"))
+	if lines = must(t, lines, err); lines[0].Rejected || !lines[1].Rejected || lines[2].Rejected {
+		t.Errorf("taken: %v %v %v", !lines[0].Rejected, !lines[1].Rejected, !lines[2].Rejected)
+	}
+}
+
+func TestG729AnnexB(t *testing.T) {
+	offer := Line{Kind: dataplane.Audio, Direction: SendRecv, Codecs: []Codec{{Format: dataplane.Format{PayloadType: 18, Codec: "G729", ClockRate: 8000}}}}
+	answer := offer.Clone()
+	answer.Codecs[0].Fmtp = map[string]string{"annexb": "no"}
+	got := Intersect([]Line{offer}, []Line{answer})[0]
+	if got.Rejected || got.Codecs[0].Fmtp["annexb"] != "no" {
+		t.Errorf("%+v", got)
+	}
+}

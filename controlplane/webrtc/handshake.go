@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/logging"
@@ -82,6 +83,7 @@ func options(a *association, verify func([][]byte, [][]*x509.Certificate) error)
 		dtls.WithInsecureSkipVerify(true), // self-signed by design; verify checks the fingerprint
 		dtls.WithVerifyPeerCertificate(verify),
 		dtls.WithMTU(1200),
+		dtls.WithFlightInterval(400 * time.Millisecond), // a lost flight is heard as a late first word
 		dtls.WithLoggerFactory(quiet{a.log}),
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluicegw/sluice/controlplane/call"
+	"github.com/sluicegw/sluice/controlplane/media"
 	"github.com/sluicegw/sluice/controlplane/sdp"
 	"github.com/sluicegw/sluice/dataplane"
 	"github.com/sluicegw/sluice/dataplane/srtp"
@@ -18,6 +19,7 @@ import (
 // leg is the media half of one browser's leg.
 type leg struct {
 	log       *slog.Logger
+	plane     *dataplane.Plane
 	port      *port
 	id        *identity
 	cname     string
@@ -50,7 +52,7 @@ func newLeg(f *Factory, at *port, network string, o call.MediaOptions) (*leg, er
 	var seed [8]byte
 	_, _ = rand.Read(seed[:]) // never fails
 	l := &leg{
-		log: f.log.With("leg", o.LegID), port: at, id: id, cname: rand.Text()[:16], events: o.Events,
+		log: f.log.With("leg", o.LegID), plane: f.plane, port: at, id: id, cname: rand.Text()[:16], events: o.Events,
 		neg: sdp.NewNegotiator(sdp.Style{Browser: true, Proto: sdp.DTLS, Accept: accept}, binary.BigEndian.Uint64(seed[:])),
 	}
 	l.transport, err = f.plane.NewBrowserTransport(network, dataplane.Events{KeyframeRequest: l.keyframe})
@@ -255,7 +257,7 @@ func (l *leg) Lines() []*dataplane.Line {
 	defer l.mu.Unlock()
 	out := make([]*dataplane.Line, len(l.neg.Agreed()))
 	for i, s := range l.neg.Agreed() {
-		if s.Media != nil {
+		if s.Media != nil && i < len(l.lines) {
 			out[i] = l.lines[i]
 		}
 	}
@@ -277,9 +279,11 @@ func (l *leg) Health() call.Health {
 
 // Snapshot implements call.Media.
 func (l *leg) Snapshot() call.MediaSnapshot {
+	streams := media.Streams(l.plane, l.Lines())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := call.MediaSnapshot{
+		Streams:  streams,
 		Profile:  string(sdp.DTLS),
 		LocalSDP: string(l.neg.Local()), RemoteSDP: string(l.remote),
 		Ufrag: l.id.ufrag, Pwd: call.Secret(l.id.pwd),
