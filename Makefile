@@ -11,7 +11,7 @@ FUZZTIME ?= 1h
 export GOTOOLCHAIN ?= local
 export PATH := $(CURDIR)/.cache/node/node_modules/.bin:$(PATH)
 
-.PHONY: build run test test-deps lint unit generate fuzz bench perf test-kernels test-differential audit clean
+.PHONY: build run test test-deps lint unit kernel e2e generate fuzz bench perf test-differential audit clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
@@ -41,6 +41,14 @@ fuzz:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./dataplane/... ./bpf/...
 
+# The kernel programs against pion/srtp, packet by packet (root).
+test-differential:
+	SLUICE_DIFFERENTIAL_PACKETS=10000000 $(GO) test -count=1 -run Differential -timeout 4h -v ./bpf
+
+perf: build
+	./bin/sluice perf run --short
+
+# Asks advisory databases on the internet; fails when they cannot be reached.
 audit:
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 	npm --prefix appliance/webphone audit

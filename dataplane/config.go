@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"github.com/sluicegw/sluice/dataplane/srtp"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -127,4 +128,6 @@ type FlowInfo struct {
 	Path  string
 	Why   Reason
 	State State
+	// ProfileNone is plain RTP.
+	InProfile, OutProfile srtp.Profile
 }

@@ -187,6 +187,12 @@ func (p *Plane) Snapshot() []FlowInfo {
 				continue
 			}
 			i := FlowInfo{Flow: s.flow.Flow}
+			if k := i.Flow.In.Keys; k != nil {
+				i.InProfile = k.Profile
+			}
+			if k := i.Flow.Out.Keys; k != nil {
+				i.OutProfile = k.Profile
+			}
 			i.Flow.In.Keys, i.Flow.Out.Keys = nil, nil
 			i.Path, i.Why = p.engine.path(s)
 			carried := p.engine.read(s, time.Now())

@@ -42,6 +42,9 @@ func (c *Config) check(d *decoder) {
 			d.wrong(l.key, "%d would let nobody in: write 1 or more", l.n)
 		}
 	}
+	if a := c.Admin.Socket; a != "" && a != "off" && (!strings.HasPrefix(a, "/") || len(a) > 100) {
+		d.wrong("admin.socket", "%q: write an absolute path of at most 100 octets, or off", a)
+	}
 	if c.Limits.CallsPerUser < 0 {
 		d.wrong("limits.calls_per_user", "%d: write 1 or more, or 0 for no limit", c.Limits.CallsPerUser)
 	}

@@ -33,6 +33,7 @@ type Config struct {
 	Routes    []Route   `yaml:"routes"`
 	Limits    Limits    `yaml:"limits"`
 	Dataplane Dataplane `yaml:"dataplane"`
+	Admin     Admin     `yaml:"admin"`
 	Log       Log       `yaml:"log"`
 }
 
@@ -123,6 +124,11 @@ type Dataplane struct {
 	Mode       Mode     `yaml:"mode"`
 	Interfaces []string `yaml:"interfaces"`
 	Pin        string   `yaml:"pin"`
+}
+
+// Admin is where the command line reaches the running gateway.
+type Admin struct {
+	Socket string `yaml:"socket"`
 }
 
 // Log says what is logged and how.

@@ -218,6 +218,7 @@ func TestRefused(t *testing.T) {
 		{"https without certificate", "http: {tls: true}", "http.tls: needs a certificate"},
 		{"bool", "http: {tls: yes please}", "neither true nor false"},
 		{"mode", "dataplane: {mode: fast}", "write one of auto, kernel, user"},
+		{"admin", "admin: {socket: here}", "absolute path"},
 		{"pin", "dataplane: {pin: here}", "absolute path"},
 		{"level", "log: {level: loud}", "debug, info, warn, error"},
 		{"user with both", "users: [{name: a, password: x, ha1: 0cc175b9c0f1b6a831c399e269772661}]", "write either"},

@@ -14,9 +14,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicegw/sluice/appliance/admin"
 	"github.com/sluicegw/sluice/appliance/config"
 	"github.com/sluicegw/sluice/controlplane/call"
 	"github.com/sluicegw/sluice/controlplane/location"
+	"github.com/sluicegw/sluice/controlplane/media"
 	"github.com/sluicegw/sluice/controlplane/routing"
 	"github.com/sluicegw/sluice/controlplane/rtpleg"
 	"github.com/sluicegw/sluice/controlplane/sip"
@@ -40,6 +42,8 @@ type Gateway struct {
 	metrics   *metrics
 	listener  net.Listener
 	http      *http.Server
+	adminOn   net.Listener // nil: no administration
+	admin     *admin.Server
 	ready     atomic.Bool
 }
 
@@ -79,7 +83,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (_ *Gateway, err 
 	g.metrics = newMetrics(g, version)
 	g.calls, err = call.NewManager(call.Config{
 		Caller: g.sip, Router: router, Engine: lines{g.plane},
-		Media:    media{g.webrtc, rtpleg.NewFactory(rtpleg.Config{Plane: g.plane, Logger: log.With("part", "rtp")})},
+		Media:    media.Factory{Browser: g.webrtc, Phone: rtpleg.NewFactory(rtpleg.Config{Plane: g.plane, Logger: log.With("part", "rtp")})},
 		Limits:   call.Limits{Calls: cfg.Limits.Calls, PerUser: cfg.Limits.CallsPerUser},
 		Timings:  call.Timings{NoAnswer: cfg.Limits.RingTime},
 		Log:      log.With("part", "call"),
@@ -88,7 +92,10 @@ func New(cfg *config.Config, version string, log *slog.Logger) (_ *Gateway, err 
 	if err != nil {
 		return nil, err
 	}
-	return g, g.openHTTP()
+	if err := g.openHTTP(); err != nil {
+		return nil, err
+	}
+	return g, g.openAdmin()
 }
 
 func (g *Gateway) openSIP(version string) error {
@@ -141,6 +148,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	sipDone := serve(g.sip.Serve, "sip")
 	httpDone := serve(func() error { return g.serveHTTP() }, "http")
+	adminDone := serve(g.serveAdmin, "admin")
 	g.ready.Store(true)
 	<-ctx.Done()
 	g.ready.Store(false)
@@ -159,12 +167,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 	errs = append(errs, g.release())
 	<-sipDone
 	<-httpDone
+	<-adminDone
 	return errors.Join(errs...)
 }
 
 // release closes what is open, in the order of who uses what.
 func (g *Gateway) release() error {
 	var errs []error
+	if g.adminOn != nil {
+		_ = g.admin.Close()
+		_ = g.adminOn.Close()
+	}
 	if g.listener != nil {
 		_ = g.listener.Close()
 	}
@@ -192,14 +205,3 @@ type lines struct{ *dataplane.Plane }
 func (lines) Unjoin(l *dataplane.Line)                    { l.Unjoin() }
 func (lines) RequestKeyframe(l *dataplane.Line)           { l.RequestKeyframe() }
 func (lines) Stats(l *dataplane.Line) dataplane.LineStats { return l.Stats() }
-
-// media makes the media half that a party's signalling asks for.
-type media struct{ webrtc, rtp call.MediaFactory }
-
-// New implements call.MediaFactory.
-func (m media) New(ctx context.Context, p call.Party, o call.MediaOptions) (call.Media, error) {
-	if p.WebRTC {
-		return m.webrtc.New(ctx, p, o)
-	}
-	return m.rtp.New(ctx, p, o)
-}

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // phones echo, tone and announcement, all with password "pw".
 func start(t *testing.T, extra string) (g *gateway.Gateway, stop func() error) {
 	t.Helper()
+	if !strings.Contains(extra, "admin:") {
+		extra += "admin: {socket: off}\n"
+	}
 	cfg, err := config.Parse("test", []byte(`
 domain: gw.test
 http: {listen: 127.0.0.1:0}
@@ -298,7 +301,7 @@ func TestHTTP(t *testing.T) {
 }
 
 func TestMetricsOnlyForTheListed(t *testing.T) {
-	cfg, err := config.Parse("test", []byte("http: {listen: 127.0.0.1:0, metrics: [192.0.2.0/24]}\nsip: {udp: 127.0.0.1:0}\ndataplane: {mode: user}\n"))
+	cfg, err := config.Parse("test", []byte("http: {listen: 127.0.0.1:0, metrics: [192.0.2.0/24]}\nsip: {udp: 127.0.0.1:0}\nadmin: {socket: off}\ndataplane: {mode: user}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -330,7 +333,7 @@ func TestTakenPortsNameTheSetting(t *testing.T) {
 		"sip.tcp":     "http: {listen: 127.0.0.1:0}\nsip: {udp: 127.0.0.1:0, tcp: '%s'}\n",
 	} {
 		t.Run(setting, func(t *testing.T) {
-			cfg, err := config.Parse("test", fmt.Appendf(nil, yaml+"dataplane: {mode: user}\n", ln.Addr()))
+			cfg, err := config.Parse("test", fmt.Appendf(nil, yaml+"dataplane: {mode: user}\nadmin: {socket: off}\n", ln.Addr()))
 			if err != nil {
 				t.Fatal(err)
 			}

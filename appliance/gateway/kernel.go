@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"github.com/sluicegw/sluice/appliance/admin"
 	"github.com/sluicegw/sluice/appliance/config"
 	"github.com/sluicegw/sluice/dataplane"
 	"github.com/sluicegw/sluice/dataplane/kernel"
@@ -47,4 +48,22 @@ func (e engine) counters(tell func(kind, program, name string, n uint64)) {
 			tell("event", program, v.String(), n)
 		}
 	}
+}
+
+// describe is the engine as administration shows it.
+func (e engine) describe() admin.Dataplane {
+	d := admin.Dataplane{Engine: "user", Reason: string(e.reason), Detail: e.detail, Interfaces: []admin.Interface{}}
+	k, ok := e.forwarder.(*kernel.Engine)
+	if !ok {
+		return d
+	}
+	r := k.Report()
+	d.Engine, d.Kernel, d.Pin = "kernel", r.Kernel, r.PinDir
+	if l, err := k.Orphans(); err == nil {
+		d.Orphans = len(l)
+	}
+	for _, i := range r.Interfaces {
+		d.Interfaces = append(d.Interfaces, admin.Interface{Name: i.Name, Driver: i.Driver, Path: i.Path, Why: i.Why})
+	}
+	return d
 }

@@ -4,14 +4,17 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/sluicegw/sluice/appliance/admin"
 	"github.com/urfave/cli/v2"
 )
 
 // Exit codes of every verb. They are promised: scripts may rely on them.
 const (
-	exitOK     = 0
-	exitFailed = 1
-	exitUsage  = 2
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitUnreachable = 4 // no gateway answers on the admin socket
 )
 
 // exitError is an error with an exit code of its own.
@@ -26,6 +29,12 @@ func (e *exitError) Unwrap() error { return e.err }
 func exitCode(err error) int {
 	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.code
+	}
+	if _, ok := errors.AsType[*admin.NotFoundError](err); ok {
+		return exitNotFound
+	}
+	if _, ok := errors.AsType[*admin.UnreachableError](err); ok {
+		return exitUnreachable
 	}
 	return exitFailed
 }

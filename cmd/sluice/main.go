@@ -31,7 +31,7 @@ func newApp() *cli.App {
 		Usage:          "let browsers and SIP phones call each other",
 		Version:        version,
 		HideVersion:    true,
-		Commands:       []*cli.Command{runVerb(), configVerb(), perfVerb(), versionVerb()},
+		Commands:       []*cli.Command{runVerb(), callsVerb(), flowsVerb(), registrationsVerb(), dataplaneVerb(), configVerb(), perfVerb(), versionVerb()},
 		OnUsageError:   usageError,
 		Action:         needVerb,
 		ExitErrHandler: func(*cli.Context, error) {}, // run prints them

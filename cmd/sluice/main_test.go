@@ -19,6 +19,8 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup:               serveAdmin,
+		UpdateScripts:       os.Getenv("SLUICE_UPDATE_GOLDEN") != "",
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 	})
 }
