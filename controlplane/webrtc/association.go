@@ -92,6 +92,7 @@ func newAssociation(m *mux, id *identity, h hooks, log *slog.Logger) (_ *associa
 	}()
 	a.agent, err = ice.NewAgentWithOptions(
 		ice.WithICELite(true),
+		ice.WithNet(m.system),
 		ice.WithCandidateTypes([]ice.CandidateType{ice.CandidateTypeHost}),
 		ice.WithNetworkTypes([]ice.NetworkType{ice.NetworkTypeUDP4, ice.NetworkTypeUDP6}),
 		ice.WithMulticastDNSMode(ice.MulticastDNSModeDisabled),

@@ -120,7 +120,10 @@ func listen(t *testing.T, addr string) (*mux, netip.AddrPort) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMux([]net.PacketConn{s})
+	m, err := newMux([]net.PacketConn{s})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(m.close)
 	return m, s.LocalAddr().(*net.UDPAddr).AddrPort()
 }

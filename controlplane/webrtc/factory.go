@@ -54,7 +54,11 @@ func NewFactory(c Config) (*Factory, error) {
 			}
 			p.advertised = append(p.advertised, a)
 		}
-		p.mux = newMux(sockets)
+		var err error
+		if p.mux, err = newMux(sockets); err != nil {
+			f.Close()
+			return nil, err
+		}
 		f.ports[n.Name] = p
 	}
 	return f, nil

@@ -3,6 +3,7 @@ package webrtc
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -10,7 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pion/transport/v5"
 	"github.com/pion/transport/v5/deadline"
+	"github.com/pion/transport/v5/stdnet"
 )
 
 const (
@@ -27,6 +30,9 @@ const (
 // from that very source, to nobody otherwise (RFC 8445 12, RFC 8842 10).
 type mux struct {
 	sockets []net.PacketConn
+	// system is given to every ICE agent, which would else enumerate the
+	// machine's interfaces for each leg and then use none of them.
+	system  transport.Net
 	readers sync.WaitGroup
 
 	mu        sync.RWMutex
@@ -41,12 +47,16 @@ type peer struct {
 	addr   netip.AddrPort
 }
 
-func newMux(sockets []net.PacketConn) *mux {
-	m := &mux{sockets: sockets, endpoints: map[string]*endpoint{}, peers: map[peer]*endpoint{}}
+func newMux(sockets []net.PacketConn) (*mux, error) {
+	system, err := stdnet.NewNet()
+	if err != nil {
+		return nil, fmt.Errorf("webrtc: network interfaces: %w", err)
+	}
+	m := &mux{sockets: sockets, system: system, endpoints: map[string]*endpoint{}, peers: map[peer]*endpoint{}}
 	for i := range sockets {
 		m.readers.Go(func() { m.read(i) })
 	}
-	return m
+	return m, nil
 }
 
 // close waits for the readers; the owner of the sockets has closed them.
