@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -34,13 +33,6 @@ func (g *Gateway) openAdmin() error {
 	g.adminOn = ln
 	g.admin = admin.NewServer(adminView{g}, g.log.With("part", "admin"))
 	return nil
-}
-
-func (g *Gateway) serveAdmin() error {
-	if g.admin == nil {
-		return http.ErrServerClosed
-	}
-	return g.admin.Serve(g.adminOn)
 }
 
 // adminView is the gateway as its administration sees it. No type that it

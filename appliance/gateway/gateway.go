@@ -148,7 +148,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	sipDone := serve(g.sip.Serve, "sip")
 	httpDone := serve(func() error { return g.serveHTTP() }, "http")
-	adminDone := serve(g.serveAdmin, "admin")
+	adminDone := httpDone
+	if g.admin != nil {
+		adminDone = serve(func() error { return g.admin.Serve(g.adminOn) }, "admin")
+	}
 	g.ready.Store(true)
 	<-ctx.Done()
 	g.ready.Store(false)
