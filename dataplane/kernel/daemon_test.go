@@ -79,6 +79,10 @@ func serve(dir string, in io.Reader, out io.Writer) error {
 			}
 		case "kernel":
 			err = plane.hand(false)
+		case "hold":
+			plane.hold(true)
+		case "resume":
+			plane.hold(false)
 		case "user":
 			err = plane.hand(true)
 		case "close":
