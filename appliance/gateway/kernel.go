@@ -27,6 +27,11 @@ func openKernel(cfg *config.Config, networks []dataplane.Network, log *slog.Logg
 	return nil, dataplane.ReasonNone, err
 }
 
+// DropPrivileges gives up every capability of the process, for good: once New
+// has returned, nothing needs any. It is for the process that is the gateway
+// alone. A binary built with cgo cannot do it and says so.
+func DropPrivileges() error { return kernel.DropCapabilities() }
+
 // counters tells every verdict and event of the kernel programs; none without
 // them, or when they cannot be read now.
 func (e engine) counters(tell func(kind, program, name string, n uint64)) {

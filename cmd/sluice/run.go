@@ -43,6 +43,9 @@ func runVerb() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if err := gateway.DropPrivileges(); err != nil {
+				log.Warn("the process keeps its capabilities", "error", err)
+			}
 			log.Info("ready", "version", version, "http", g.HTTP(), "media", g.Media())
 			return g.Run(ctx)
 		},
