@@ -191,7 +191,7 @@ func (t *Transport) translate(in []rtcp.Packet, first *Line, now time.Time) {
 			if s == nil || s.flow == nil || s.line.route == nil || s.line.source != s || s.line.route.to.t != y {
 				return translator.Stream{}, false
 			}
-			sent := t.sent(s.line.route.to)
+			sent := s.line.sent(now)
 			return translator.Stream{InSSRC: ssrc, OutSSRC: s.flow.OutSSRC, IndexOffset: s.flow.IndexOffset,
 				TimestampAdd: s.flow.TimestampAdd, Packets: sent.Packets, Octets: sent.Octets}, true
 		},
@@ -219,14 +219,18 @@ func (t *Transport) translate(in []rtcp.Packet, first *Line, now time.Time) {
 	}
 }
 
-// sent is what line to has sent, the Forwarder's part included, seen from the
-// transport whose stream feeds it. Its Transport.mu is held.
-func (t *Transport) sent(to *Line) Counters {
-	to.t.out.mu.Lock()
-	c := to.out.sent
-	to.t.out.mu.Unlock()
-	if to.peer != nil && to.peer.t == t && to.peer.source != nil {
-		c.add(t.plane.engine.read(to.peer.source, time.Now()).sentOnly())
+// sent is what the line's peer has sent of the line's source, the Forwarder's
+// part included. Transport.mu of the line is held.
+func (l *Line) sent(now time.Time) Counters {
+	if l.peer == nil {
+		return Counters{}
+	}
+	tx := &l.peer.t.out
+	tx.mu.Lock()
+	c := l.peer.out.sent
+	tx.mu.Unlock()
+	if l.source != nil {
+		c.add(l.t.plane.engine.read(l.source, now).sentOnly())
 	}
 	return c
 }

@@ -206,7 +206,7 @@ func (h *handover) settle(t *Transport, s *stream, f *flow) {
 	s.readAt = time.Time{}
 	for _, p := range held {
 		if !h.inject(s, p.data, p.via, p.from) {
-			s.counters.Dropped++
+			h.plane.drop(s, dropForwarder)
 		}
 	}
 }
@@ -244,14 +244,14 @@ func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via 
 	}
 	if f.owner == ownerInstalling {
 		if len(f.held) == maxHeld {
-			s.counters.Dropped++
+			h.plane.drop(s, dropForwarder)
 			return true
 		}
 		f.held = append(f.held, heldPacket{via, from, slices.Clone(packet)})
 		return true
 	}
 	if r := s.line.route; r == nil || r.payload[packet[1]&0x7f] == PayloadDrop {
-		s.counters.Dropped++
+		h.plane.drop(s, dropPayload)
 		return true
 	}
 	if h.inject(s, packet, via, from) {
@@ -263,7 +263,7 @@ func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via 
 		return false
 	}
 	s.suspicious, s.suspect = true, seq+1
-	s.counters.Dropped++
+	h.plane.drop(s, dropForwarder)
 	return true
 }
 

@@ -14,6 +14,7 @@ type Line struct {
 	cfg     LineConfig
 	formats [128]*Format
 	events  [128]bool // payload types of telephone-event
+	aside   [128]bool // those and comfort noise: they tell no codec and no clock
 	clock   uint32    // Hz of the first audio or video format
 	peer    *Line
 	payload PayloadMap // to the peer
@@ -78,7 +79,7 @@ func isEvent(codec string) bool { return strings.EqualFold(codec, "telephone-eve
 // Transport.mu are held.
 func (l *Line) configure(c LineConfig) {
 	l.cfg = c
-	l.formats, l.events = [128]*Format{}, [128]bool{}
+	l.formats, l.events, l.aside = [128]*Format{}, [128]bool{}, [128]bool{}
 	l.clock = 0
 	for i := range c.Formats {
 		f := &c.Formats[i]
@@ -87,7 +88,8 @@ func (l *Line) configure(c LineConfig) {
 		}
 		l.formats[f.PayloadType] = f
 		l.events[f.PayloadType] = isEvent(f.Codec)
-		if l.clock == 0 && !isEvent(f.Codec) && !strings.EqualFold(f.Codec, "CN") {
+		l.aside[f.PayloadType] = isEvent(f.Codec) || strings.EqualFold(f.Codec, "CN")
+		if l.clock == 0 && !l.aside[f.PayloadType] {
 			l.clock = uint32(f.ClockRate)
 		}
 	}

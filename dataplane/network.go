@@ -17,6 +17,7 @@ const (
 // network is a Network with its sockets and ports.
 type network struct {
 	Network
+	plane   *Plane
 	browser []*browserPort // by the order of Addresses
 
 	mu    sync.Mutex
@@ -25,6 +26,7 @@ type network struct {
 
 // browserPort is the shared port of one address.
 type browserPort struct {
+	plane  *Plane
 	socket *socket
 	mux    *muxConn
 
@@ -32,7 +34,7 @@ type browserPort struct {
 	bound map[netip.AddrPort]*Transport // by remote address
 }
 
-func newNetwork(c Network) (*network, error) {
+func newNetwork(p *Plane, c Network) (*network, error) {
 	if len(c.Addresses) == 0 {
 		return nil, fmt.Errorf("network %q has no address: set one", c.Name)
 	}
@@ -62,7 +64,7 @@ func newNetwork(c Network) (*network, error) {
 	if c.PortMax <= c.PortMin {
 		return nil, fmt.Errorf("network %q: port range %d-%d holds no even port and its neighbour", c.Name, c.PortMin, c.PortMax)
 	}
-	n := &network{Network: c, taken: make(map[netip.AddrPort]bool)}
+	n := &network{Network: c, plane: p, taken: make(map[netip.AddrPort]bool)}
 	if err := n.bindBrowser(); err != nil {
 		return nil, err
 	}
@@ -85,7 +87,7 @@ func (n *network) bindBrowser() error {
 			// One socket carries every browser: ride out a burst.
 			_ = s.conn.SetReadBuffer(4 << 20)
 			_ = s.conn.SetWriteBuffer(4 << 20)
-			n.browser = append(n.browser, &browserPort{socket: s, mux: newMuxConn(s), bound: make(map[netip.AddrPort]*Transport)})
+			n.browser = append(n.browser, &browserPort{plane: n.plane, socket: s, mux: newMuxConn(s), bound: make(map[netip.AddrPort]*Transport)})
 		}
 		if err == nil {
 			return nil
@@ -170,6 +172,7 @@ func (n *network) release(at netip.AddrPort) {
 func (p *browserPort) receive(b *batch, packet []byte, from netip.AddrPort) {
 	c := classify(packet)
 	if c == classOther {
+		p.plane.drop(nil, dropMalformed)
 		return
 	}
 	if c == classSTUN {
@@ -183,6 +186,7 @@ func (p *browserPort) receive(b *batch, packet []byte, from netip.AddrPort) {
 	case c == classDTLS:
 		p.mux.offer(c, packet, from, t != nil, b.now)
 	case t == nil:
+		p.plane.drop(nil, dropUnknown)
 	case isRTCP(packet):
 		t.receiveRTCP(b, packet, p.socket, from)
 	default:

@@ -324,3 +324,5 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // addrPorter is *net.UDPAddr.
 type addrPorter interface{ AddrPort() netip.AddrPort }
+
+var addrPort = netip.MustParseAddrPort

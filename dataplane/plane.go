@@ -25,7 +25,8 @@ type Plane struct {
 	events   *eventQueue
 	totals   totals
 
-	ids atomic.Uint64 // FlowID and SessionID
+	ids     atomic.Uint64 // FlowID and SessionID
+	dropped dropCounters
 
 	control sync.Mutex
 
@@ -63,7 +64,7 @@ func New(cfg Config) (*Plane, error) {
 		if p.networks[c.Name] != nil {
 			err = fmt.Errorf("two networks are named %q", c.Name)
 		} else {
-			n, err = newNetwork(c)
+			n, err = newNetwork(p, c)
 		}
 		if err != nil {
 			for _, n := range p.networks {

@@ -12,6 +12,7 @@ import (
 // receivePhoneRTP is the receiver of a phone's RTP port.
 func (t *Transport) receivePhoneRTP(b *batch, packet []byte, from netip.AddrPort) {
 	if classify(packet) != classMedia {
+		t.plane.drop(nil, dropMalformed)
 		return
 	}
 	if isRTCP(packet) {
@@ -25,15 +26,18 @@ func (t *Transport) receivePhoneRTP(b *batch, packet []byte, from netip.AddrPort
 func (t *Transport) receiveRTP(b *batch, packet []byte, via *socket, from netip.AddrPort) {
 	h, ok := srtp.HeaderLen(packet)
 	if !ok {
+		t.plane.drop(nil, dropMalformed)
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed || t.in == nil {
+		t.plane.drop(nil, dropNoKeys)
 		return
 	}
 	expected := t.expects(from)
 	if !expected && !t.mayLatch(from, b.now) {
+		t.plane.drop(nil, dropUnknown)
 		return
 	}
 	t.process(b, packet, h, via, from, expected)
@@ -61,7 +65,7 @@ func (t *Transport) process(b *batch, packet []byte, h int, via *socket, from ne
 		}
 	}
 	payloadType := packet[1] & 0x7f
-	if l := s.line; l != nil && l.formats[payloadType] != nil && !l.events[payloadType] {
+	if l := s.line; l != nil && l.formats[payloadType] != nil && !l.aside[payloadType] {
 		s.clock = uint32(l.formats[payloadType].ClockRate)
 	}
 	packet, index, jumped, ok := t.accept(s, packet, h, b)
@@ -71,13 +75,15 @@ func (t *Transport) process(b *batch, packet []byte, h int, via *socket, from ne
 	if !known {
 		line := t.classify(packet, h)
 		if line == nil {
+			t.plane.drop(nil, dropUnclassified)
 			return
 		}
 		if s = t.admit(b.now); s == nil {
+			t.plane.drop(nil, dropSources)
 			return
 		}
-		s.line = line
-		if f := line.formats[payloadType]; f != nil && !line.events[payloadType] {
+		s.line, s.clock = line, line.clock
+		if f := line.formats[payloadType]; f != nil && !line.aside[payloadType] {
 			s.clock = uint32(f.ClockRate)
 		}
 	}
@@ -97,7 +103,11 @@ func (t *Transport) accept(s *stream, packet []byte, h int, b *batch) (plain []b
 	seq := binary.BigEndian.Uint16(packet[2:])
 	if t.in.ctx == nil {
 		if index, jumped, ok = s.place(seq); !ok {
-			s.counters.Dropped++
+			why := dropReplay
+			if s.suspicious {
+				why = dropProbation
+			}
+			t.plane.drop(s, why)
 			return nil, 0, false, false
 		}
 		s.window.Accept(index)
@@ -105,12 +115,12 @@ func (t *Transport) accept(s *stream, packet []byte, h int, b *batch) (plain []b
 	}
 	index = s.window.Estimate(seq)
 	if !s.window.Check(index) {
-		s.counters.Dropped++
+		t.plane.drop(s, dropReplay)
 		return nil, 0, false, false
 	}
 	plain, err := t.in.ctx.Unprotect(packet, h, index)
 	if err != nil {
-		s.counters.Dropped++
+		t.plane.drop(s, dropAuth)
 		t.auth.failed(t, b.now)
 		return nil, 0, false, false
 	}
@@ -185,13 +195,23 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 	if f := l.formats[payloadType]; f != nil {
 		if l.events[payloadType] {
 			l.digit(packet[h:], binary.BigEndian.Uint32(packet[4:]))
-		} else {
+		} else if !l.aside[payloadType] {
 			l.codec = f.Codec
 		}
 	}
 	r := l.route
-	if r == nil || !l.cfg.Receive || r.payload[payloadType] == PayloadDrop || !t.lead(s, b.now) {
-		s.counters.Dropped++
+	switch {
+	case r == nil:
+		t.plane.drop(s, dropUnjoined)
+		return
+	case !l.cfg.Receive:
+		t.plane.drop(s, dropHold)
+		return
+	case r.payload[payloadType] == PayloadDrop:
+		t.plane.drop(s, dropPayload)
+		return
+	case !t.lead(s, b.now):
+		t.plane.drop(s, dropSource)
 		return
 	}
 	packet, h = r.extensions.apply(packet, h)
@@ -203,20 +223,27 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 	ts := binary.BigEndian.Uint32(packet[4:])
 	first := false
 	if f := s.flow; f != nil && f.owner != ownerUser && (f.to != r.to || jumped) && !t.plane.engine.takeBack(t, s) {
-		s.counters.Dropped++
+		t.plane.drop(s, dropForwarder)
 		return
 	}
 
 	to, tx := &r.to.out, &r.to.t.out
 	tx.mu.Lock()
 	defer tx.mu.Unlock()
-	if !to.open || to.stopped || tx.session == nil || !tx.rtpTo.IsValid() {
-		s.counters.Dropped++
+	switch {
+	case !to.open:
+		t.plane.drop(s, dropHold)
+		return
+	case to.stopped:
+		t.plane.drop(s, dropForwarder)
+		return
+	case tx.session == nil || !tx.rtpTo.IsValid():
+		t.plane.drop(s, dropNoAddress)
 		return
 	}
 	f := s.flow
 	if f != nil && f.owner != ownerUser && f.epoch != to.epoch {
-		s.counters.Dropped++ // on its way back from the other engine
+		t.plane.drop(s, dropOvertaken) // it is on its way back from the other engine
 		return
 	}
 	if f == nil || f.to != r.to || f.epoch != to.epoch || jumped {
@@ -224,7 +251,7 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 		first = true
 	}
 	if index < f.base {
-		s.counters.Dropped++ // overtaken by the switch to this source
+		t.plane.drop(s, dropOvertaken)
 		return
 	}
 	out := (index + f.IndexOffset) & srtp.IndexMask
@@ -240,7 +267,7 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 	if tx.session.ctx != nil {
 		sealed, err := tx.session.ctx.Protect(packet[:len(packet):cap(packet)], h, out)
 		if err != nil {
-			s.counters.Dropped++
+			t.plane.drop(s, dropMalformed)
 			return
 		}
 		packet = sealed

@@ -76,7 +76,7 @@ func (l *Line) report(now time.Time, peer *Line) {
 	var sent Counters
 	if peer != nil {
 		peer.t.mu.Lock()
-		sent = peer.t.sent(l)
+		sent = peer.sent(now)
 		peer.t.mu.Unlock()
 	}
 	var blocks []rtcp.ReceptionReport

@@ -1,0 +1,527 @@
+package dataplane
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	pionrtp "github.com/pion/rtp"
+
+	"github.com/sluicegw/sluice/dataplane/srtp"
+)
+
+// TestFork joins a browser with an announcement, then with two callees: one
+// output SSRC, whose indices and timestamps go on.
+func TestFork(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	var last *pionrtp.Packet
+	const ssrc = 0x5151
+	for i := range 4 {
+		ph := newPhone(t, p, false, audioLine(), Events{})
+		ph.ssrc, ph.seq = ssrc, 7 // the same every time, as a PBX may
+		join(t, p, br, ph)
+		got := pass(t, ph, br, 10)
+		if last != nil {
+			if got[0].SequenceNumber != last.SequenceNumber+1 {
+				t.Errorf("callee %d starts at %d after %d", i, got[0].SequenceNumber, last.SequenceNumber)
+			}
+			if d := got[0].Timestamp - last.Timestamp; d == 0 || d > 8000*uint32(patience/time.Second) {
+				t.Errorf("callee %d: timestamp moved by %d", i, d)
+			}
+			if !got[0].Marker {
+				t.Errorf("callee %d: no marker on its first packet", i)
+			}
+		}
+		last = got[len(got)-1]
+		pass(t, br, ph, 5)
+		if i%2 == 0 {
+			ph.transport.Close()
+		}
+	}
+	// pion's receiver with replay protection has accepted all of it under one key.
+}
+
+// TestPhoneRestart restarts a phone with a lower sequence number.
+func TestPhoneRestart(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	for _, seq := range []uint16{40000, 100, 30000, 29000, 65500} {
+		ph.seq, ph.ts = seq, uint32(seq)*7
+		ph.send(ph.next(0, []byte("lost to probation")))
+		ph.send(ph.next(0, []byte("heard")))
+		for {
+			if string(br.read().Payload) == "heard" {
+				break
+			}
+		}
+		pass(t, ph, br, 60)
+	}
+}
+
+// TestSameSSRCOnTwoLines sends two phones' streams of one SSRC to one browser.
+func TestSameSSRCOnTwoLines(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAES128CMHMACSHA1_80, audioLine(), Events{})
+	c := audioLine(Format{PayloadType: 8, Codec: "PCMA", ClockRate: 8000})
+	second, err := br.transport.AddLine(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.SSRC() == br.line.SSRC() {
+		t.Fatal("two lines have one SSRC")
+	}
+	one, two := newPhone(t, p, false, audioLine(), Events{}), newPhone(t, p, false, c, Events{})
+	one.ssrc, two.ssrc, one.seq, two.seq = 99, 99, 500, 500
+	join(t, p, br, one)
+	pcma := NewPayloadMap()
+	pcma[8] = 8
+	if err := p.Join(second, two.line, pcma, pcma); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		one.send(one.next(0, []byte("one")))
+		if got := br.read(); got.SSRC != br.line.SSRC() || string(got.Payload) != "one" {
+			t.Fatalf("%v", got)
+		}
+		two.send(two.next(8, []byte("two")))
+		if got := br.read(); got.SSRC != second.SSRC() || got.PayloadType != 8 || string(got.Payload) != "two" {
+			t.Fatalf("%v", got)
+		}
+	}
+}
+
+// TestDuplicates drops what a phone sends twice or too late.
+func TestDuplicates(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	first := ph.next(0, []byte("first"))
+	ph.send(first)
+	br.read()
+	for range 200 {
+		pkt := ph.next(0, []byte("x"))
+		ph.send(pkt)
+		ph.send(pkt)
+		br.read()
+	}
+	ph.send(first)
+	ph.send(ph.next(0, []byte("end")))
+	if got := br.read(); string(got.Payload) != "end" {
+		t.Fatalf("%q came twice", got.Payload)
+	}
+	if st := ph.line.Stats(); st.Received.Dropped != 201 || st.Received.Lost != 0 {
+		t.Errorf("%+v", st.Received)
+	}
+}
+
+// TestSourceSwitch changes the SSRC in mid-call, and lets the old one interfere.
+func TestSourceSwitch(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	pass(t, ph, br, 5)
+	old := *ph
+	ph.ssrc, ph.seq, ph.ts = 0xbeef, 60000, 1
+	ph.send(ph.next(0, []byte("not yet")))
+	ph.send(ph.next(0, []byte("new")))
+	if got := br.read(); string(got.Payload) != "new" || !got.Marker {
+		t.Fatalf("%v", got)
+	}
+	for range 10 {
+		old.send(old.next(0, []byte("old")))
+		ph.send(ph.next(0, []byte("new")))
+		if got := br.read(); string(got.Payload) != "new" {
+			t.Fatal("two sources share an SSRC")
+		}
+	}
+}
+
+// TestBundle finds the line of a new SSRC by mid, then by payload type.
+func TestBundle(t *testing.T) {
+	const midExt = 4
+	p := newPlane(t, nil)
+	opus := Format{PayloadType: 111, Codec: "opus", ClockRate: 48000, Channels: 2}
+	lineOf := func(mid string, formats ...Format) LineConfig {
+		c := audioLine(formats...)
+		c.Mid, c.MidExt = mid, midExt
+		return c
+	}
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, lineOf("0", opus, pcmu), Events{})
+	second, err := br.transport.AddLine(lineOf("1", opus, Format{PayloadType: 8, Codec: "PCMA", ClockRate: 8000}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := br.transport.AddLine(lineOf("1")); err == nil {
+		t.Error("a mid was given twice")
+	}
+	phones := []*peer{newPhone(t, p, false, audioLine(opus, pcmu), Events{}), newPhone(t, p, false, audioLine(opus, Format{PayloadType: 8, Codec: "PCMA", ClockRate: 8000}), Events{})}
+	m := NewPayloadMap()
+	m[111], m[0], m[8] = 111, 0, 8
+	for i, l := range []*Line{br.line, second} {
+		if err := p.Join(l, phones[i].line, m, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := func(ssrc uint32, pt uint8, mid string) {
+		br.ssrc = ssrc
+		pkt := br.next(pt, []byte(mid))
+		if mid != "" {
+			if err := pkt.SetExtension(midExt, []byte(mid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		br.send(pkt)
+	}
+	send(1, 111, "0")
+	if got := phones[0].read(); got.Extension || got.SSRC != phones[0].line.SSRC() {
+		t.Errorf("%v", got)
+	}
+	send(2, 111, "1")
+	if got := phones[1].read(); got.Extension {
+		t.Errorf("the mid was forwarded: %v", got)
+	}
+	send(3, 111, "") // ambiguous: dropped
+	send(4, 8, "")   // one line has it; the second packet takes over
+	send(4, 8, "")
+	if got := phones[1].read(); got.PayloadType != 8 {
+		t.Errorf("%v", got)
+	}
+	send(5, 111, "7") // no such mid, and the payload type is ambiguous
+	send(5, 111, "7")
+	send(1, 111, "")
+	if got := phones[0].read(); got.SSRC != phones[0].line.SSRC() || string(got.Payload) != "" {
+		t.Errorf("%v", got)
+	}
+	br.transport.mu.Lock()
+	defer br.transport.mu.Unlock()
+	if n := len(br.transport.streams); n != 3 {
+		t.Errorf("%d streams, want 3", n)
+	}
+}
+
+// TestForged sends what does not authenticate: nothing is learned from it.
+func TestForged(t *testing.T) {
+	p := newPlane(t, nil)
+	failing := make(chan time.Time, 10)
+	br := newBrowser(t, p, false, srtp.ProfileAES128CMHMACSHA1_80, audioLine(), Events{AuthFailing: func(since time.Time) { failing <- since }})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	pass(t, br, ph, 3)
+	for i := range 500 {
+		pkt := br.next(0, []byte("forged"))
+		if i%2 == 0 {
+			pkt.SSRC = uint32(i)
+		}
+		raw, _ := pkt.Marshal()
+		br.seq--
+		br.ts -= 160
+		br.write(append(raw, make([]byte, 10)...))
+	}
+	pass(t, br, ph, 3)
+	br.transport.mu.Lock()
+	if n := len(br.transport.streams); n != 1 {
+		t.Errorf("%d streams after forged packets", n)
+	}
+	br.transport.mu.Unlock()
+	// A key that fits nothing is told after a while.
+	now := time.Now()
+	br.transport.mu.Lock()
+	for i := range authFailures + 2 {
+		br.transport.auth.failed(br.transport, now.Add(time.Duration(i)*authPatience/10))
+	}
+	br.transport.mu.Unlock()
+	select {
+	case since := <-failing:
+		if !since.Equal(now) {
+			t.Errorf("failing since %v, want %v", since, now)
+		}
+	case <-time.After(patience):
+		t.Error("failing authentication is not told")
+	}
+}
+
+// TestManySSRCs bounds the streams of a transport and still hears the next one.
+func TestManySSRCs(t *testing.T) {
+	for _, profile := range []srtp.Profile{srtp.ProfileNone, srtp.ProfileAEADAES128GCM} {
+		p := newPlane(t, nil)
+		x := newWire(t, nil)
+		far := newPhone(t, p, false, audioLine(), Events{})
+		var near *peer
+		if profile == srtp.ProfileNone {
+			near = newPhone(t, p, false, audioLine(), Events{})
+		} else {
+			near = newBrowser(t, p, false, profile, audioLine(), Events{})
+		}
+		join(t, p, near, far)
+		raws := make([][]byte, 0, 300)
+		for i := range 300 {
+			near.ssrc = uint32(i + 1)
+			raw := near.marshal(near.next(0, []byte{1, 2, 3, 4}))
+			raws = append(raws, raw)
+			x.deliver(near, raw)
+			near.transport.mu.Lock()
+			for _, s := range near.transport.streams { // make them old
+				s.counters.LastPacket = s.counters.LastPacket.Add(-time.Second)
+			}
+			near.transport.mu.Unlock()
+		}
+		n := len(near.transport.streams)
+		if n > maxStreams {
+			t.Errorf("%v: %d streams", profile, n)
+		}
+		if got := x.capture.count(); got != 300 {
+			t.Errorf("%v: %d of 300 sources were heard", profile, got)
+		}
+		if profile != srtp.ProfileNone { // streams that made room accept nothing again
+			for _, raw := range raws {
+				x.deliver(near, raw)
+			}
+			if got := x.capture.count(); got != 300 {
+				t.Errorf("%d replayed packets were accepted", got-300)
+			}
+		}
+	}
+}
+
+// TestLatch takes the source address once, from the signalling IP only, in time.
+func TestLatch(t *testing.T) {
+	p := newPlane(t, nil)
+	latched := make(chan struct{}, 10)
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	told := netip.MustParseAddrPort("10.1.2.3:4000")
+	nat := newPhone(t, p, false, audioLine(), Events{Latched: func(netip.AddrPort) { latched <- struct{}{} }})
+	nat.transport.SetRemote(Remote{RTP: told})
+	join(t, p, ph, nat)
+	refused := func(n uint64, why string) {
+		t.Helper()
+		eventually(t, "it is refused", func() bool { return p.Drops()[why] == n })
+	}
+	nat.send(nat.next(0, []byte("strict")))
+	refused(1, "unknown-source")
+	nat.transport.SetRemote(Remote{RTP: told, LatchIP: netip.MustParseAddr("127.0.0.9")})
+	nat.send(nat.next(0, []byte("another address")))
+	refused(2, "unknown-source")
+	nat.transport.SetRemote(Remote{RTP: told, LatchIP: loopback4})
+	nat.send(nat.next(77, []byte("unknown payload type")))
+	refused(1, "unclassified")
+	nat.send(nat.next(0, []byte("latched")))
+	if got := ph.read(); string(got.Payload) != "latched" {
+		t.Fatalf("%q passed", got.Payload)
+	}
+	<-latched
+	if rtp, _ := nat.transport.Remote(); rtp != unmap(nat.addr()) {
+		t.Errorf("sends to %v", rtp)
+	}
+	pass(t, ph, nat, 3)
+	// Once: another port of the same address is not heard.
+	thief := *nat
+	thief.rtp = listenUDP(t, false)
+	thief.send(thief.next(0, []byte("thief")))
+	nat.transport.SetRemote(Remote{RTP: told, LatchIP: loopback4}) // the same again: nothing opens
+	thief.send(thief.next(0, []byte("thief")))
+	refused(4, "unknown-source")
+	nat.send(nat.next(0, []byte("still there")))
+	if got := ph.read(); string(got.Payload) != "still there" {
+		t.Fatalf("%q passed", got.Payload)
+	}
+	// Signalling may open another, which ends by itself.
+	nat.transport.SetRemote(Remote{RTP: told, LatchIP: loopback4, LatchFor: time.Nanosecond})
+	nat.send(nat.next(0, []byte("late")))
+	refused(5, "unknown-source")
+	nat.transport.SetRemote(Remote{RTP: unmap(nat.addr())})
+	nat.send(nat.next(0, []byte("end")))
+	if got := ph.read(); string(got.Payload) != "end" {
+		t.Fatalf("%q passed", got.Payload)
+	}
+}
+
+// TestHold closes and opens the gates of a line.
+func TestHold(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	last := pass(t, ph, br, 5)[4]
+	for range 3 {
+		held := audioLine()
+		held.Send = false
+		br.line.Update(held)
+		for range 50 {
+			ph.send(ph.next(0, []byte("held")))
+		}
+		br.send(br.next(0, []byte("still received")))
+		if got := ph.read(); string(got.Payload) != "still received" {
+			t.Fatal(got)
+		}
+		eventually(t, "the held packets are in", func() bool { return ph.line.Stats().Received.Dropped%50 == 0 })
+		br.line.Update(audioLine())
+		got := pass(t, ph, br, 5)
+		if got[0].SequenceNumber != last.SequenceNumber+1 {
+			t.Errorf("%d after %d: the hold shows as loss", got[0].SequenceNumber, last.SequenceNumber)
+		}
+		last = got[4]
+	}
+	off := audioLine()
+	off.Receive = false
+	br.line.Update(off)
+	br.send(br.next(0, []byte("not accepted")))
+	eventually(t, "it is dropped", func() bool { return br.line.Stats().Received.Dropped > 0 })
+	br.line.Update(audioLine())
+	pass(t, br, ph, 3)
+}
+
+// TestRekey installs keys again: the same ones change nothing, new ones start at
+// roll-over counter 0.
+func TestRekey(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	pass(t, ph, br, 5)
+	pass(t, br, ph, 5)
+	if err := br.transport.SetKeys(br.keys[0], br.keys[1]); err != nil {
+		t.Fatal(err)
+	}
+	pass(t, ph, br, 5)
+	pass(t, br, ph, 5)
+	br.transport.out.mu.Lock()
+	br.line.out.next |= 3 << 16
+	br.transport.out.mu.Unlock()
+	br.line.Unjoin()
+	join(t, p, br, ph)
+	br.setKeys(srtp.ProfileAES128CMHMACSHA1_80)
+	pass(t, ph, br, 5)
+	pass(t, br, ph, 5)
+	if err := br.transport.SetKeys(srtp.MasterKey{}, srtp.MasterKey{}); err == nil {
+		t.Error("a browser without keys")
+	}
+	if err := ph.transport.SetKeys(srtp.MasterKey{}, srtp.MasterKey{}); err != nil {
+		t.Error(err)
+	}
+	pass(t, br, ph, 5)
+	ph.setKeys(srtp.ProfileAES128CMHMACSHA1_80) // SDES
+	pass(t, br, ph, 5)
+	pass(t, ph, br, 5)
+}
+
+// TestPayloadMap renumbers, drops, and scales telephone events between clocks.
+func TestPayloadMap(t *testing.T) {
+	p := newPlane(t, nil)
+	opus := func(pt uint8) Format { return Format{PayloadType: pt, Codec: "opus", ClockRate: 48000, Channels: 2} }
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM,
+		audioLine(opus(111), Format{PayloadType: 110, Codec: "telephone-event", ClockRate: 48000}, Format{PayloadType: 13, Codec: "CN", ClockRate: 8000}), Events{})
+	ph := newPhone(t, p, false, audioLine(opus(96), Format{PayloadType: 101, Codec: "telephone-event", ClockRate: 8000}), Events{})
+	ab, ba := NewPayloadMap(), NewPayloadMap()
+	ab[111], ab[110], ba[96], ba[101] = 96, 101, 111, 110
+	join(t, p, br, ph, ab, ba)
+	br.send(br.next(111, []byte("opus")))
+	if got := ph.read(); got.PayloadType != 96 {
+		t.Errorf("%v", got)
+	}
+	br.send(br.next(13, []byte("noise")))
+	event := func(from, to *peer, pt, want uint8, digit byte, duration, wantDuration uint16) {
+		t.Helper()
+		pkt := from.next(pt, []byte{digit, 0x8a, byte(duration >> 8), byte(duration)})
+		from.send(pkt)
+		got := to.read()
+		if got.PayloadType != want || !bytes.Equal(got.Payload, []byte{digit, 0x8a, byte(wantDuration >> 8), byte(wantDuration)}) {
+			t.Errorf("%v", got)
+		}
+	}
+	event(br, ph, 110, 101, 5, 4800, 800)
+	event(br, ph, 110, 101, 11, 9600, 1600)
+	event(ph, br, 101, 110, 1, 1600, 9600)
+	event(ph, br, 101, 110, 1, 65535, 65535)
+	if st := br.line.Stats(); st.DTMF != "5#" || st.Codec != "opus" || st.Received.Dropped != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestExtensions keeps, strips and renumbers header extensions.
+func TestExtensions(t *testing.T) {
+	const level, offset = "urn:ietf:params:rtp-hdrext:ssrc-audio-level", "urn:ietf:params:rtp-hdrext:toffset"
+	const twcc = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	for _, v := range []struct {
+		name     string
+		from, to map[string]uint8
+		want     map[uint8]string
+	}{
+		{"none agreed", nil, nil, nil},
+		{"one side only", map[string]uint8{level: 1, offset: 2}, nil, nil},
+		{"the same ids", map[string]uint8{level: 1, offset: 2, twcc + "x": 3}, map[string]uint8{level: 1, offset: 2, twcc + "x": 3}, map[uint8]string{1: "\x11", 2: "\x22\x22\x22", 3: "\x33\x33"}},
+		{"other ids", map[string]uint8{level: 1, offset: 2}, map[string]uint8{level: 9, offset: 1}, map[uint8]string{9: "\x11", 1: "\x22\x22\x22"}},
+		{"some", map[string]uint8{level: 1, offset: 2}, map[string]uint8{level: 1}, map[uint8]string{1: "\x11"}},
+		{"never hop by hop", map[string]uint8{level: 1, twcc: 3}, map[string]uint8{level: 1, twcc: 3}, map[uint8]string{1: "\x11"}},
+	} {
+		for _, profile := range []uint16{pionrtp.ExtensionProfileOneByte, pionrtp.ExtensionProfileTwoByte} {
+			from, to := audioLine(), audioLine()
+			from.Extensions, to.Extensions = v.from, v.to
+			br.line.Update(from)
+			ph.line.Update(to)
+			pkt := br.next(0, []byte("payload"))
+			pkt.CSRC = []uint32{1, 2}
+			pkt.Extension, pkt.ExtensionProfile = true, profile
+			for id, value := range map[uint8]string{1: "\x11", 2: "\x22\x22\x22", 3: "\x33\x33"} {
+				if err := pkt.SetExtension(id, []byte(value)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			br.send(pkt)
+			got := ph.read()
+			if string(got.Payload) != "payload" || !slices.Equal(got.CSRC, pkt.CSRC) {
+				t.Errorf("%s: %v", v.name, got)
+			}
+			have := make(map[uint8]string)
+			for _, id := range got.GetExtensionIDs() {
+				have[id] = string(got.GetExtension(id))
+			}
+			if len(have) != len(v.want) || got.Extension != (len(v.want) > 0) {
+				t.Errorf("%s: extensions %x, want %x", v.name, have, v.want)
+			}
+			for id, value := range v.want {
+				if have[id] != value {
+					t.Errorf("%s: extension %d is %x, want %x", v.name, id, have[id], value)
+				}
+			}
+		}
+	}
+}
+
+// TestPairChange moves a browser to another address in mid-call.
+func TestPairChange(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	local := p.networks["lo"].browser[0].socket.local
+	for range 4 {
+		pass(t, br, ph, 3)
+		pass(t, ph, br, 3)
+		old := *br
+		br.rtp = listenUDP(t, false)
+		br.rtcp = br.rtp
+		br.transport.SetPair(local, unmap(br.addr()))
+		old.send(br.next(0, []byte("on its way")))
+		if got := ph.read(); string(got.Payload) != "on its way" {
+			t.Fatal(got)
+		}
+	}
+	if n := len(p.networks["lo"].browser[0].bound); n != 2 {
+		t.Errorf("%d addresses are bound, want 2", n)
+	}
+	br.transport.Close()
+	if n := len(p.networks["lo"].browser[0].bound); n != 0 {
+		t.Errorf("%d addresses are bound after the end", n)
+	}
+}
