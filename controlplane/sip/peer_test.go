@@ -597,3 +597,14 @@ func mustChallenge(l *leg, p *peer) *gosip.Response {
 	l.do("BYE", "", "")
 	return p.response(407, "BYE")
 }
+
+// newDeafTCP is a connection that nobody reads from.
+func (w *world) newDeafTCP() net.Conn {
+	w.Helper()
+	c, err := net.Dial("tcp", w.s.Addr("main", TCP).String())
+	if err != nil {
+		w.Fatal(err)
+	}
+	_ = c.(*net.TCPConn).SetReadBuffer(4096)
+	return c
+}

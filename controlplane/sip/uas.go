@@ -329,7 +329,12 @@ func (d *dialog) confirm(f *flow, res *gosip.Response, w *ackWait) (*gosip.Reque
 		case <-limit.C:
 			return nil, call.ErrNoAck
 		case <-d.over:
-			return nil, call.ErrEnded
+			select {
+			case ack := <-w.got: // and BYE right behind it
+				return ack, nil
+			default:
+				return nil, call.ErrEnded
+			}
 		}
 	}
 }
