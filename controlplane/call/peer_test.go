@@ -251,9 +251,9 @@ func (k *track) send(p *rtp.Packet) {
 type browser struct {
 	heard
 	*talker
-	t     testing.TB
-	pc    *webrtc.PeerConnection
-	codec webrtc.RTPCodecCapability
+	t    testing.TB
+	pc   *webrtc.PeerConnection
+	once sync.Once
 }
 
 func newBrowser(t testing.TB, word string, mimes ...string) *browser {
@@ -289,7 +289,7 @@ func newBrowser(t testing.TB, word string, mimes ...string) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &browser{t: t, pc: pc, codec: first}
+	b := &browser{t: t, pc: pc}
 	track := &track{codec: first}
 	sender, err := pc.AddTrack(track)
 	if err != nil {
@@ -319,7 +319,10 @@ func newBrowser(t testing.TB, word string, mimes ...string) *browser {
 
 func (b *browser) close() {
 	b.talker.end()
-	_ = b.pc.Close()
+	b.once.Do(func() {
+		_ = b.pc.GracefulClose()
+		b.pc, b.talker.send = nil, nil // a clean-up that is still to come holds b
+	})
 }
 
 func (b *browser) local(d webrtc.SessionDescription, err error) []byte {

@@ -463,6 +463,7 @@ type uaCall struct {
 	cseq                int
 	outgoing            bool
 
+	over      chan struct{} // the test is done with it
 	responses chan *message // to our INVITE
 	acked     chan *message
 	byed      chan string // Reason header
@@ -475,7 +476,7 @@ type uaCall struct {
 
 func newUACall(u *ua, id string) *uaCall {
 	return &uaCall{
-		u: u, id: id, localTag: rand.Text()[:8], cseq: 1, responses: make(chan *message, 32), acked: make(chan *message, 8),
+		u: u, id: id, localTag: rand.Text()[:8], cseq: 1, over: make(chan struct{}), responses: make(chan *message, 32), acked: make(chan *message, 8),
 		byed: make(chan string, 4), cancelled: make(chan struct{}, 1), infos: make(chan *message, 8), offers: make(chan []byte, 8),
 		reinvited: func([]byte) (int, []byte) { return 488, nil },
 	}
@@ -577,6 +578,8 @@ func (c *uaCall) collect(m *message, ch chan *message) {
 				final = true
 			}
 			c.responses <- r
+		case <-c.over:
+			return
 		case <-c.u.t.Context().Done():
 			return
 		}
