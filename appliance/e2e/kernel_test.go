@@ -95,6 +95,7 @@ func (s *site) onlyKernel(listen func()) {
 	if got := after.kernel - before.kernel; got < want {
 		s.t.Errorf("the kernel forwarded %v packets in %v, want at least %.0f", got, time.Since(began), want)
 	}
+	s.t.Logf("in %v: %v packets through the kernel, %v through user space", time.Since(began).Round(time.Millisecond), after.kernel-before.kernel, after.user-before.user)
 	if got := after.user - before.user; got != 0 {
 		s.t.Errorf("%v packets ran through user space", got)
 	}
@@ -159,6 +160,7 @@ func (s *site) soundWhileFrozen(w *webphone, phone *baresip) {
 		s.t.Errorf("while the gateway stood still for 5 s the phone recorded %.1f s, %d of %d windows with the browser's tone",
 			seconds, count(heard), len(heard))
 	}
+	s.t.Logf("frozen for 5 s: the phone heard the tone in %d of %d windows of 80 ms", count(heard), len(heard))
 	good, all := 0, 0
 	for _, h := range w.heard(began) {
 		if h.at.UnixMilli() > began+5000 {
@@ -169,6 +171,7 @@ func (s *site) soundWhileFrozen(w *webphone, phone *baresip) {
 			good++
 		}
 	}
+	s.t.Logf("frozen for 5 s: the browser heard the tone in %d of %d samples", good, all)
 	if all < 40 || good < all-2 {
 		s.t.Errorf("while the gateway stood still for 5 s the browser heard the phone in %d of %d samples", good, all)
 	}

@@ -128,6 +128,7 @@ func TestReconnectTakesCallBack(t *testing.T) {
 
 // A browser that dies leaves no phone hanging.
 func TestBrowserVanishes(t *testing.T) {
+	t.Parallel() // with the other long tests, after the short ones
 	ring.Needs(t, browserNeeds...)
 	g := newGateway(t, gatewayConfig{})
 	phone := newPhone(t, g.phone("phone1", tonePhoneA))

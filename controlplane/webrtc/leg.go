@@ -86,6 +86,11 @@ func accept(m *sdp.Media) string {
 
 // Offer implements call.Media.
 func (l *leg) Offer(lines []sdp.Line) ([]byte, error) {
+	if l.agreed == nil { // later offers may disable every line
+		if err := playable(lines); err != nil {
+			return nil, err
+		}
+	}
 	defer l.prune()
 	if _, err := l.neg.Offer(lines, func(s *sdp.Section) error { return l.fill(s, sdp.ActPass) }); err != nil {
 		return nil, err
