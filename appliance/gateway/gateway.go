@@ -56,7 +56,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (_ *Gateway, err 
 	g := &Gateway{cfg: cfg, log: log}
 	defer func() {
 		if err != nil {
-			g.release()
+			err = errors.Join(err, g.release())
 		}
 	}()
 	networks := planeNetworks(cfg)
