@@ -110,14 +110,15 @@ int sluice_tc(struct __sk_buff *ctx)
 
 	slc_opaque(linear);
 	if (!here)
-		return TC_ACT_OK;
+		return TC_ACT_UNSPEC;
 	if (linear < SLC_HEADERS && linear < ctx->len &&
 	    (ctx->protocol == bpf_htons(ETH_P_IP) || ctx->protocol == bpf_htons(ETH_P_IPV6)))
 		bpf_skb_pull_data(ctx, ctx->len < SLC_HEADERS ? ctx->len : SLC_HEADERS);
 	verdict = slc_run(ctx, &here->packet);
 	if (verdict == SLC_FORWARDED)
 		return here->packet.action;
-	return verdict >= SLC_DROP_MALFORMED ? TC_ACT_SHOT : TC_ACT_OK;
+	/* up means on: other programs of this hook see it too */
+	return verdict >= SLC_DROP_MALFORMED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

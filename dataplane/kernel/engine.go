@@ -107,13 +107,6 @@ func New(cfg Config) (_ *Engine, err error) {
 	if err := e.privileges(); err != nil {
 		return nil, err
 	}
-	if e.dir, err = openDirectory(cfg.PinDir); err != nil {
-		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-			return nil, e.unavailable(dataplane.ReasonNoCapability, err)
-		}
-		return nil, err
-	}
-	e.report.PinDir = e.dir.path
 	if e.routes, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
@@ -124,6 +117,13 @@ func New(cfg Config) (_ *Engine, err error) {
 	if len(served) == 0 {
 		return nil, e.unavailable(dataplane.ReasonInterface, errors.New("no interface but loopback belongs to a network: list one to serve it"))
 	}
+	if e.dir, err = openDirectory(cfg.PinDir); err != nil {
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+			return nil, e.unavailable(dataplane.ReasonNoCapability, err)
+		}
+		return nil, err
+	}
+	e.report.PinDir = e.dir.path
 	old, err := e.open(capacity{streams: uint32(streams)})
 	if err != nil {
 		return nil, err

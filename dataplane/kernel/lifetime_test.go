@@ -264,6 +264,58 @@ func TestForeignXDP(t *testing.T) {
 	}
 }
 
+// What we pass up, a tcx program that somebody else has on the interface sees.
+func TestForeignTC(t *testing.T) {
+	l := newLab(t)
+	e := l.engine(t, AttachTC)
+	var seen *ebpf.Map
+	must(t, l.gateway.do(func() (err error) {
+		seen, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+		if err != nil {
+			return err
+		}
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+			asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -4), asm.LoadMapPtr(asm.R1, seen.FD()),
+			asm.FnMapLookupElem.Call(),
+			asm.JEq.Imm(asm.R0, 0, "out"),
+			asm.Mov.Imm(asm.R1, 1), asm.AddAtomic.Mem(asm.R0, asm.R1, asm.DWord, 0),
+			asm.Mov.Imm(asm.R0, -1).WithSymbol("out"), asm.Return(),
+		}})
+		if err != nil {
+			return err
+		}
+		defer p.Close()
+		dev, err := netlink.LinkByName(outside)
+		if err != nil {
+			return err
+		}
+		foreign, err := link.AttachTCX(link.TCXOptions{Interface: dev.Attrs().Index, Program: p, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()})
+		if err == nil {
+			t.Cleanup(func() { foreign.Close() })
+		}
+		return err
+	}))
+	defer seen.Close()
+	count := func() (n uint64) {
+		must(t, seen.Lookup(uint32(0), &n))
+		return n
+	}
+	c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
+	c.warm(t)
+	c.send(t, 99, 160)
+	receive(t, c.atOut)
+	if count() == 0 {
+		t.Error("it has not seen a packet that went up")
+	}
+	c.install(t, e, 99)
+	before := count()
+	c.exchange(t, 100, 120, 160)
+	if n := count() - before; n > 5 {
+		t.Errorf("it has seen %d packets, though 20 were forwarded below it", n)
+	}
+}
+
 // Another layout is replaced on the live link: the link keeps its identity.
 func TestLayoutReplaced(t *testing.T) {
 	l := newLab(t)
