@@ -232,7 +232,8 @@ func (n *Negotiator) answer(lines []Line, fill Fill) (*Description, error) {
 			Name: s.name, Proto: s.proto, Mid: s.mid, Direction: l.Direction,
 			Codecs: l.Codecs, Ptime: l.Ptime, MaxPtime: l.MaxPtime,
 			Extensions: extensionList(l.Extensions),
-			RTCPMux:    s.theirs.RTCPMux, RTCPRsize: s.theirs.RTCPRsize,
+			RTCPMux:    s.theirs.RTCPMux,
+			RTCPRsize:  s.theirs.RTCPRsize && s.theirs.Proto.Feedback(), // RFC 5506 5 is for AVPF
 		}
 		if s.midExt != 0 {
 			m.Extensions = append(m.Extensions, Extension{ID: s.midExt, URI: ExtMid})

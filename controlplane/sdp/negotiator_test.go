@@ -511,3 +511,36 @@ func TestG729AnnexB(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A header extension is answered only when both legs negotiated it.
+func TestExtensions(t *testing.T) {
+	a, b := browser(), browser()
+	lines, err := a.TakeOffer(parsed(t, "chromium-video.sdp"))
+	lines = must(t, lines, err)
+	offer, err := b.Offer(lines, fillWith("192.0.2.1", 3478))
+	offer = must(t, offer, err)
+	if got := offer.Media[0].Extensions; len(got) != 1 || got[0] != (Extension{ID: 1, URI: extAudioLevel}) {
+		t.Errorf("audio offered with %v", got)
+	}
+	if got := offer.Media[1].Extensions; len(got) != 1 || got[0] != (Extension{ID: 13, URI: extOrientation}) {
+		t.Errorf("video offered with %v", got)
+	}
+	// The callee takes the orientation only.
+	answer := *offer
+	answer.Media = append([]Media(nil), offer.Media...)
+	answer.Media[0].Extensions = nil
+	answer.Media[1].Port, answer.Media[1].BundleOnly = 9, false
+	got, err := b.TakeAnswer(&answer)
+	got = must(t, got, err)
+	back, err := a.Answer(got, fillWith("192.0.2.1", 3478))
+	back = must(t, back, err)
+	if len(back.Media[0].Extensions) != 0 || len(back.Media[1].Extensions) != 1 || back.Media[1].Extensions[0].ID != 13 {
+		t.Errorf("answered %v, %v", back.Media[0].Extensions, back.Media[1].Extensions)
+	}
+	if x := a.Agreed()[1].Config.Extensions; x[extOrientation] != 13 || len(x) != 1 {
+		t.Errorf("config %v", x)
+	}
+	if x := b.Agreed()[0].Config.Extensions; len(x) != 0 {
+		t.Errorf("config %v", x)
+	}
+}

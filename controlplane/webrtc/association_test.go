@@ -13,6 +13,7 @@ import (
 
 	"github.com/pion/dtls/v3"
 	"github.com/pion/ice/v4"
+	"github.com/pion/stun/v4"
 	"go.uber.org/goleak"
 
 	"github.com/sluicegw/sluice/controlplane/sdp"
@@ -433,6 +434,51 @@ func TestNoHandshake(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: lacks %q", err, want)
 		}
+	}
+}
+
+// A browser whose NAT or network gives it a new address nominates anew: DTLS and
+// the data plane follow, and a check that is not authenticated moves nothing.
+func TestPairMoves(t *testing.T) {
+	a, got, b, _ := connected(t, defaultTimeouts())
+	first := wait(t, got.pairs, "pair")
+	moved, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(first[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer moved.Close()
+	check := func(pwd string) {
+		t.Helper()
+		msg, err := stun.Build(stun.BindingRequest, stun.TransactionID,
+			stun.NewUsername(a.id.ufrag+":"+b.id.ufrag), ice.UseCandidate(), ice.AttrControlling(1), ice.PriorityAttr(1),
+			stun.NewShortTermIntegrity(pwd), stun.Fingerprint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := moved.Write(msg.Raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(strings.Repeat("w", 26))
+	check(a.id.pwd)
+	second := wait(t, got.pairs, "second pair")
+	if want := moved.LocalAddr().(*net.UDPAddr).AddrPort(); second[1] != want || second[0] != first[0] {
+		t.Errorf("moved to %v, want %v", second, want)
+	}
+	_ = moved.SetReadDeadline(time.Now().Add(15 * time.Second))
+	buf := make([]byte, 1500)
+	n, err := moved.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var res stun.Message
+	if err := stun.Decode(buf[:n], &res); err != nil || res.Type != stun.BindingSuccess {
+		t.Fatalf("%v, %v", res.Type, err)
+	}
+	// What DTLS says now goes there: the goodbye.
+	a.close()
+	if n, err = moved.Read(buf); err != nil || buf[0] != 21 {
+		t.Errorf("no alert at the new address: %v, %x", err, buf[:min(n, 1)])
 	}
 }
 
