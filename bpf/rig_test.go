@@ -29,7 +29,7 @@ const (
 	xdpPass     = 2
 	xdpTX       = 3
 	xdpRedirect = 4
-	tcOK        = 0xffffffff // TC_ACT_UNSPEC: the next program of the hook
+	tcNext      = 0xffffffff // TC_ACT_UNSPEC: on to other programsxffffffff // TC_ACT_UNSPEC: the next program of the hook
 	tcShot      = 2
 	tcRedirect  = 7
 )

@@ -35,11 +35,9 @@ static __always_inline void slc_checksum(struct __sk_buff *ctx, const struct slc
 	bpf_skb_store_bytes(ctx, at, &check, 2, 0);
 }
 
-__noinline int slc_route(struct __sk_buff *ctx, const struct slc_stream *stream,
+static __always_inline int slc_route(struct __sk_buff *ctx, const struct slc_stream *stream,
 			 const struct slc_packet *packet, struct slc_route *route)
 {
-	if (!stream || !packet || !route)
-		return SLC_DROP_NO_ROUTE;
 	switch (slc_fib(ctx, stream, packet, route)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		route->resolved = 1;
@@ -70,14 +68,12 @@ static __always_inline void slc_unpush(struct __sk_buff *ctx, struct slc_packet 
 {
 }
 
-__noinline int slc_transmit(struct __sk_buff *ctx, const struct slc_packet *packet,
+static __always_inline int slc_transmit(struct __sk_buff *ctx, const struct slc_packet *packet,
 			    const struct slc_route *route)
 {
 	struct ethhdr *ether;
 	__s32 tail;
 
-	if (!packet || !route)
-		return TC_ACT_SHOT;
 	tail = packet->rtp + packet->out_length - packet->frame - packet->grown;
 	/* growing forgets a received checksum over the old octets (CHECKSUM_COMPLETE) */
 	if (bpf_csum_update(ctx, 0) >= 0) {

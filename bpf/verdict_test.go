@@ -229,7 +229,7 @@ func TestVerdicts(t *testing.T) {
 							t.Fatalf("answer %d", answer)
 						}
 					default:
-						if answer != map[Program]uint32{ProgramXDP: xdpPass, ProgramTC: tcOK}[program] {
+						if answer != map[Program]uint32{ProgramXDP: xdpPass, ProgramTC: tcNext}[program] {
 							t.Fatalf("answer %d", answer)
 						}
 						if !bytes.Equal(got, c.frame) {

@@ -14,14 +14,12 @@ static __always_inline void slc_checksum(struct xdp_md *ctx, const struct slc_pa
 	udp->check = whole ? whole : 0xffff;
 }
 
-__noinline int slc_route(struct xdp_md *ctx, const struct slc_stream *stream,
+static __always_inline int slc_route(struct xdp_md *ctx, const struct slc_stream *stream,
 			 const struct slc_packet *packet, struct slc_route *route)
 {
 	struct slc_interface *interface;
 	__u32 ifindex;
 
-	if (!stream || !packet || !route)
-		return SLC_TC_ROUTE;
 	switch (slc_fib(ctx, stream, packet, route)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		break;
@@ -74,7 +72,7 @@ static __always_inline void slc_unpush(struct xdp_md *ctx, struct slc_packet *pa
 		bpf_xdp_adjust_head(ctx, packet->pushed);
 }
 
-__noinline int slc_transmit(struct xdp_md *ctx, const struct slc_packet *packet,
+static __always_inline int slc_transmit(struct xdp_md *ctx, const struct slc_packet *packet,
 			    const struct slc_route *route)
 {
 	struct ethhdr *ether;
@@ -82,8 +80,6 @@ __noinline int slc_transmit(struct xdp_md *ctx, const struct slc_packet *packet,
 	__s32 tail;
 	void *end;
 
-	if (!packet || !route)
-		return XDP_DROP;
 	ether = slc_data(ctx);
 	end = slc_end(ctx);
 	if (packet->l3 != ETH_HLEN) {

@@ -51,76 +51,16 @@ static __always_inline int slc_mask(const struct slc_side *side, __u32 length, s
 }
 
 /* Replaces the mask in tag by the tag over header and payload. */
-__noinline int slc_tag_gcm(struct slc_context *ctx, const struct slc_side *side,
-			   const struct slc_packet *packet, struct slc_tag *tag)
+static __always_inline int slc_tag_gcm(struct slc_context *ctx, const struct slc_side *side,
+				       const struct slc_packet *packet, struct slc_tag *tag)
 {
-	struct slc_ghash state = {};
-	struct slc_session *session;
-	const void *end;
-	const __u64 *p;
-	__u64 at, header, payload, high, low, full;
+	struct slc_session *session = slc_keys(side);
+	struct slc_ghash hash;
 
-	if (!side || !packet || !tag)
+	if (!session || !slc_ghash(ctx, session, packet, &hash))
 		return 0;
-	session = slc_keys(side);
-	if (!session)
-		return 0;
-	header = packet->header;
-	payload = packet->payload;
-	at = packet->rtp;
-	if (header > SLC_LONGEST_HEADER || at > SLC_OFFSET_LIMIT)
-		return 0;
-	/* The load behind a partial block ends in what follows: payload and 16 octets of tag. */
-	full = header / 16;
-	if (full && !slc_ghash_packet(ctx, session, &state, at, header))
-		return 0;
-	at += full * 16;
-	header &= 15;
-	if (header) {
-		p = slc_data(ctx) + at;
-		end = slc_end(ctx);
-		slc_opaque(p);
-		if ((const void *)(p + 2) > end)
-			return 0;
-		high = bpf_be64_to_cpu(p[0]);
-		low = bpf_be64_to_cpu(p[1]);
-		/* header is 4, 8 or 12 here */
-		if (header <= 8) {
-			low = 0;
-			if (header == 4)
-				high &= ~0ULL << 32;
-		} else {
-			low &= ~0ULL << 32;
-		}
-		slc_ghash_block(session, &state, high, low);
-	}
-	at = packet->rtp + packet->header;
-	full = payload / 16;
-	if (full && !slc_ghash_packet(ctx, session, &state, at, payload))
-		return 0;
-	at += full * 16;
-	full = payload & 15;
-	if (full) {
-		if (at > SLC_OFFSET_LIMIT)
-			return 0;
-		p = slc_data(ctx) + at;
-		end = slc_end(ctx);
-		slc_opaque(p);
-		if ((const void *)(p + 2) > end)
-			return 0;
-		high = bpf_be64_to_cpu(p[0]);
-		low = bpf_be64_to_cpu(p[1]);
-		if (full <= 8) {
-			low = 0;
-			high &= ~0ULL << (64 - 8 * full);
-		} else {
-			low &= ~0ULL << (128 - 8 * full);
-		}
-		slc_ghash_block(session, &state, high, low);
-	}
-	slc_ghash_block(session, &state, (__u64)packet->header * 8, payload * 8);
-	tag->first ^= bpf_cpu_to_be64(state.high);
-	tag->second ^= bpf_cpu_to_be64(state.low);
+	tag->first ^= bpf_cpu_to_be64(hash.high);
+	tag->second ^= bpf_cpu_to_be64(hash.low);
 	return 1;
 }
 
@@ -192,7 +132,7 @@ __noinline int slc_tag_hmac(struct slc_context *ctx, const struct slc_side *side
 }
 
 /* Is the packet's tag right? Changes nothing in the packet or the state. */
-__noinline int slc_verify(struct slc_context *ctx, const struct slc_stream *stream,
+static __always_inline int slc_verify(struct slc_context *ctx, const struct slc_stream *stream,
 			  struct slc_packet *packet)
 {
 	struct slc_side side = {};
@@ -201,8 +141,6 @@ __noinline int slc_verify(struct slc_context *ctx, const struct slc_stream *stre
 	__u64 at, differs;
 	int made;
 
-	if (!stream || !packet)
-		return SLC_DROP_TORN;
 	slc_side_in(&side, stream, packet);
 	if (side.profile == SLC_AEAD_AES_128_GCM) {
 		made = slc_mask(&side, packet->payload, &tag);
@@ -239,8 +177,9 @@ __noinline int slc_verify(struct slc_context *ctx, const struct slc_stream *stre
  * Encrypts the payload and writes the tag behind it. The index is already
  * taken. Returns the sum over both, or SLC_TORN.
  */
-__noinline long slc_protect(struct slc_context *ctx, const struct slc_stream *stream,
-			    const struct slc_packet *packet)
+static __always_inline long slc_protect(struct slc_context *ctx, const struct slc_stream *stream,
+					const struct slc_packet *packet,
+					struct slc_counters *counters)
 {
 	struct slc_side side = {};
 	struct slc_tag tag = {};
@@ -250,15 +189,13 @@ __noinline long slc_protect(struct slc_context *ctx, const struct slc_stream *st
 	long sum, sum_tag;
 	__u64 at;
 
-	if (!stream || !packet)
-		return SLC_TORN;
 	slc_side_out(&side, stream, packet);
 	if (side.profile == SLC_AEAD_AES_128_GCM) {
 		made = slc_mask(&side, packet->payload, &tag);
 		if (made < 0)
 			return SLC_TORN;
 	}
-	sum = slc_cipher(ctx, &side, packet->rtp + packet->header, packet->payload, made);
+	sum = slc_cipher(ctx, &side, counters, packet->rtp + packet->header, packet->payload, made);
 	if (sum < 0)
 		return SLC_TORN;
 	if (side.profile == SLC_AEAD_AES_128_GCM) {

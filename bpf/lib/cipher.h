@@ -155,16 +155,6 @@ static __always_inline struct slc_session *slc_keys(const struct slc_side *side)
 	return session;
 }
 
-static __always_inline void slc_count(__u32 event)
-{
-	struct slc_counters *counters;
-	__u32 program = SLC_PROGRAM;
-
-	counters = bpf_map_lookup_elem(&verdicts, &program);
-	if (counters && event < SLC_EVENTS)
-		counters->event[event]++;
-}
-
 /* The ring's slot if it holds at least length octets for this index. */
 static __always_inline struct slc_keystream *slc_ring_small(const struct slc_side *side, __u32 length)
 {
@@ -234,35 +224,45 @@ __noinline int slc_make(const struct slc_side *side, __u32 length)
 	return 1;
 }
 
-/* XORs the payload with the side's keystream; made: the scratch has it already. */
-__noinline long slc_cipher(struct slc_context *ctx, const struct slc_side *side,
-			   __u32 offset, __u32 length, __u32 made)
+/* A large slot, or keystream made here; made: the scratch has it already. */
+__noinline long slc_cipher_slow(struct slc_context *ctx, const struct slc_side *side,
+				__u32 offset, __u32 length, __u32 made)
 {
 	struct slc_keystream_large *large;
-	struct slc_keystream *small;
+	struct slc_counters *counters;
+	__u32 program = SLC_PROGRAM;
 	struct slc_scratch *here;
 
-	if (!side)
+	counters = bpf_map_lookup_elem(&verdicts, &program);
+	if (!side || !counters)
 		return SLC_TORN;
 	if (!made) {
-		small = slc_ring_small(side, length);
-		if (small) {
-			slc_count(SLC_KEYSTREAM_HIT);
-			return slc_xor_small(ctx, small, SLC_TAG(side->ring, side->index), offset, length);
-		}
 		large = slc_ring_large(side, length);
 		if (large) {
-			slc_count(SLC_KEYSTREAM_HIT);
+			counters->event[SLC_KEYSTREAM_HIT]++;
 			return slc_xor_large(ctx, large, SLC_TAG(side->ring, side->index), offset, length);
 		}
 		if (!slc_make(side, length))
 			return SLC_TORN;
 	}
-	slc_count(SLC_KEYSTREAM_MISS);
+	counters->event[SLC_KEYSTREAM_MISS]++;
 	here = slc_scratch();
 	if (!here)
 		return SLC_TORN;
 	return slc_xor_large(ctx, &here->keystream, SLC_TAG(1, side->index), offset, length);
+}
+
+/* XORs the payload with the side's keystream. */
+static __always_inline long slc_cipher(struct slc_context *ctx, const struct slc_side *side,
+				       struct slc_counters *counters,
+				       __u32 offset, __u32 length, __u32 made)
+{
+	struct slc_keystream *small = made ? NULL : slc_ring_small(side, length);
+
+	if (!small)
+		return slc_cipher_slow(ctx, side, offset, length, made);
+	counters->event[SLC_KEYSTREAM_HIT]++;
+	return slc_xor_small(ctx, small, SLC_TAG(side->ring, side->index), offset, length);
 }
 
 #endif

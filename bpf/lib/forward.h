@@ -51,25 +51,24 @@ static __always_inline void slc_unmake_room(struct slc_context *ctx, struct slc_
 }
 
 /* Decrypts the payload; the sum over it, or SLC_TORN. */
-__noinline long slc_unprotect(struct slc_context *ctx, const struct slc_stream *stream,
-			      const struct slc_packet *packet)
+static __always_inline long slc_unprotect(struct slc_context *ctx, const struct slc_stream *stream,
+					  const struct slc_packet *packet,
+					  struct slc_counters *counters)
 {
 	struct slc_side side = {};
 
-	if (!stream || !packet)
-		return SLC_TORN;
 	slc_side_in(&side, stream, packet);
-	return slc_cipher(ctx, &side, packet->rtp + packet->header, packet->payload, packet->made);
+	return slc_cipher(ctx, &side, counters, packet->rtp + packet->header, packet->payload, packet->made);
 }
 
 /* From an accepted packet to one ready to leave: the sum over its payload, or SLC_TORN. */
 static __always_inline long slc_transform(struct slc_context *ctx, const struct slc_stream *stream,
-					  struct slc_packet *packet)
+					  struct slc_packet *packet, struct slc_counters *counters)
 {
 	long sum = 0;
 
 	if (stream->in_profile != SLC_PLAIN) {
-		sum = slc_unprotect(ctx, stream, packet);
+		sum = slc_unprotect(ctx, stream, packet, counters);
 		if (sum < 0)
 			return SLC_TORN;
 	}
@@ -78,13 +77,14 @@ static __always_inline long slc_transform(struct slc_context *ctx, const struct 
 	if (!slc_header(ctx, stream, packet))
 		return SLC_TORN;
 	if (stream->out_profile != SLC_PLAIN)
-		return slc_protect(ctx, stream, packet);
+		return slc_protect(ctx, stream, packet, counters);
 	if (stream->in_profile == SLC_PLAIN)
 		return slc_sum(ctx, packet->rtp + packet->header, packet->payload);
 	return sum;
 }
 
-__noinline int slc_forward(struct slc_context *ctx, struct slc_packet *packet)
+static __always_inline int slc_forward(struct slc_context *ctx, struct slc_packet *packet,
+				       struct slc_counters *counters)
 {
 	struct slc_route route = {};
 	struct slc_stream_key key;
@@ -94,8 +94,6 @@ __noinline int slc_forward(struct slc_context *ctx, struct slc_packet *packet)
 	int verdict, plain;
 	long sum;
 
-	if (!packet)
-		return SLC_UP_LENGTH;
 	key.session = packet->session;
 	key.ssrc = packet->ssrc;
 	stream = bpf_map_lookup_elem(&streams, &key);
@@ -141,14 +139,14 @@ __noinline int slc_forward(struct slc_context *ctx, struct slc_packet *packet)
 	if (verdict == SLC_CONTINUE) {
 		verdict = slc_commit(stream, packet);
 		if (verdict != SLC_CONTINUE)
-			slc_count(SLC_RACED);
+			counters->event[SLC_RACED]++;
 	}
 	if (verdict != SLC_CONTINUE) {
 		slc_unmake_room(ctx, packet);
 		return slc_dropped(stream, verdict);
 	}
 
-	sum = slc_transform(ctx, stream, packet);
+	sum = slc_transform(ctx, stream, packet, counters);
 	if (sum < 0 || !slc_rewrite(ctx, stream, packet, &route, sum))
 		return slc_dropped(stream, SLC_DROP_TORN);
 	packet->action = slc_transmit(ctx, packet, &route);
@@ -162,14 +160,16 @@ static __always_inline int slc_run(struct slc_context *ctx, struct slc_packet *p
 	__u32 program = SLC_PROGRAM;
 	int verdict;
 
+	counters = bpf_map_lookup_elem(&verdicts, &program);
+	if (!counters)
+		return SLC_UP_UNKNOWN;
 	packet->made = 0;
 	packet->grown = 0;
 	packet->pushed = 0;
 	verdict = slc_parse(ctx, packet);
 	if (verdict == SLC_CONTINUE)
-		verdict = slc_forward(ctx, packet);
-	counters = bpf_map_lookup_elem(&verdicts, &program);
-	if (counters && (__u32)verdict < SLC_VERDICTS)
+		verdict = slc_forward(ctx, packet, counters);
+	if ((__u32)verdict < SLC_VERDICTS)
 		counters->verdict[verdict]++;
 	return verdict;
 }

@@ -55,15 +55,13 @@ static __always_inline int slc_admit(const struct slc_state *state, __u64 index,
 }
 
 /* Takes the packet's index, or says why not. All of a packet's state changes here. */
-__noinline int slc_commit(const struct slc_stream *stream, const struct slc_packet *packet)
+static __always_inline int slc_commit(const struct slc_stream *stream, const struct slc_packet *packet)
 {
 	struct slc_state *state;
 	__u64 now, index, ahead, octets;
 	__u32 slot, timestamp, clock;
 	int verdict, plain;
 
-	if (!stream || !packet)
-		return SLC_DROP_TORN;
 	slot = stream->slot;
 	clock = stream->clock_q32;
 	plain = stream->in_profile == SLC_PLAIN;

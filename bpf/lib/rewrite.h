@@ -29,15 +29,13 @@ __noinline int slc_strip(struct slc_context *ctx, struct slc_packet *packet)
 }
 
 /* The fixed RTP header (RFC 3550 5.1) as the stream's output has it. */
-__noinline int slc_header(struct slc_context *ctx, const struct slc_stream *stream,
+static __always_inline int slc_header(struct slc_context *ctx, const struct slc_stream *stream,
 			  const struct slc_packet *packet)
 {
 	__u64 at, index;
 	const void *end;
 	__u8 *p;
 
-	if (!stream || !packet)
-		return 0;
 	at = packet->rtp;
 	if (at > SLC_OFFSET_LIMIT)
 		return 0;
@@ -69,7 +67,7 @@ static __always_inline __u64 slc_words(const __u32 *p, int words)
  * IP and UDP, with the whole UDP checksum: one that a local sender left
  * partial would never be completed. sum is over the RTP payload and tag.
  */
-__noinline int slc_rewrite(struct slc_context *ctx, const struct slc_stream *stream,
+static __always_inline int slc_rewrite(struct slc_context *ctx, const struct slc_stream *stream,
 			   const struct slc_packet *packet, const struct slc_route *route, long sum)
 {
 	__u64 l3, header, length, pseudo;
@@ -78,8 +76,6 @@ __noinline int slc_rewrite(struct slc_context *ctx, const struct slc_stream *str
 	const void *end;
 	void *p;
 
-	if (!stream || !packet || !route)
-		return 0;
 	l3 = packet->l3;
 	if (l3 > 18)
 		return 0;
