@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sluicegw/sluice/bpf"
 	"github.com/sluicegw/sluice/dataplane/srtp"
 )
 
@@ -79,6 +80,9 @@ func serve(dir string, in io.Reader, out io.Writer) error {
 			}
 		case "kernel":
 			err = plane.hand(false)
+		case "fragments":
+			counters, readErr := e.Counters()
+			answer, err = fmt.Sprint(counters.Verdicts["xdp"][bpf.ControlSlcVerdictSLC_UP_FRAGMENT]), readErr
 		case "hold":
 			plane.hold(true)
 		case "resume":
