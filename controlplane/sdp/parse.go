@@ -122,10 +122,11 @@ func (p *parser) line(typ byte, value string) error {
 
 func (p *parser) parseOrigin(value string) error {
 	f := strings.Fields(value)
-	if len(f) != 6 || p.origin || p.cur != nil {
+	if len(f) < 6 || p.origin || p.cur != nil {
 		return malformed(p.number, "o= must stand once, before m=, with six fields: user id version IN IP4|IP6 address")
 	}
 	p.origin = true
+	f = append([]string{strings.Join(f[:len(f)-5], "_")}, f[len(f)-5:]...) // some have names with spaces
 	// Some phones put numbers beyond 64 bits here; they only need to be told
 	// apart, and nothing depends on the far end's, so these become 0.
 	id, _ := strconv.ParseUint(f[1], 10, 64)
@@ -153,6 +154,9 @@ func (p *parser) connection(value string) (string, error) {
 
 func (p *parser) parseMedia(value string) error {
 	f := strings.Fields(value)
+	if len(f) == 3 && f[1] == "0" {
+		f = append(f, "0") // refused, and the format list forgotten
+	}
 	if len(f) < 4 {
 		return malformed(p.number, "m= needs media, port, proto and at least one format")
 	}
@@ -259,10 +263,7 @@ func (p *parser) mediaAttribute(name, value string) error {
 		return p.rtpmap(value)
 	case "fmtp":
 		pt, v, ok := strings.Cut(value, " ")
-		if !ok {
-			return malformed(p.number, "fmtp must be: format, space, parameters")
-		}
-		if len(m.fmtp) < maxFormats {
+		if ok && len(m.fmtp) < maxFormats {
 			m.fmtp[pt] = v
 		}
 	case "rtcp-fb":
@@ -276,9 +277,12 @@ func (p *parser) mediaAttribute(name, value string) error {
 	case "ptime", "maxptime":
 		// Some phones write "20.0".
 		text, _, _ := strings.Cut(strings.TrimSpace(value), ".")
-		n, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || n > 1000 {
-			return malformed(p.number, "%s must be milliseconds up to 1000", name)
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return malformed(p.number, "%s must be milliseconds", name)
+		}
+		if n > 1000 {
+			n = 0 // says nothing
 		}
 		if name == "ptime" {
 			m.Ptime = int(n)
@@ -410,7 +414,9 @@ func (p *parser) rtpmap(value string) error {
 		if err != nil || ch == 0 {
 			return malformed(p.number, "rtpmap channels %.20q is not a number from 1 to 255", parts[2])
 		}
-		f.Channels = int(ch)
+		if ch > 1 {
+			f.Channels = int(ch) // one is what unsaid means
+		}
 	}
 	if len(p.cur.maps) < maxFormats {
 		p.cur.maps[pt] = f

@@ -113,6 +113,25 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+// What phones in the field write and a strict reader would refuse.
+func TestParseLenient(t *testing.T) {
+	d, err := Parse([]byte("v=0\no=Mitel PBX 99999999999999999999999 1 IN IP4 192.0.2.1\ns=\nc=IN IP4 192.0.2.1\nt=0 0\n" +
+		"m=audio 4000/1 RTP/AVP 0 96 96\na=fmtp:0\na=rtpmap:96 opus/48000/2 \na=ptime:20.0\na=maxptime:2000\na=extmap:4096 urn:x\na=unknown:1\n" +
+		"m=video 0 RTP/AVP\n\r\n\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(d.Media) != 2 || d.Origin.User != "Mitel_PBX" || d.Media[0].Port != 4000 {
+		t.Fatalf("%+v", d)
+	}
+	if m := d.Media[0]; len(m.Codecs) != 2 || m.Codecs[1].Channels != 2 || m.Ptime != 20 || m.MaxPtime != 0 || len(m.Extensions) != 0 {
+		t.Errorf("%+v", m)
+	}
+	if m := d.Media[1]; !m.Rejected() || len(m.Formats) != 1 {
+		t.Errorf("%+v", m)
+	}
+}
+
 // What Marshal writes means the same to Parse.
 func TestRoundTrip(t *testing.T) {
 	files, _ := filepath.Glob("testdata/*.sdp")
