@@ -22,12 +22,27 @@ type generator struct {
 }
 
 func newGenerator(k *srtp.SessionKeys, ssrc uint32) (*generator, error) {
-	block, err := aes.NewCipher(k.RTPKey)
+	return makeGenerator(k.RTPKey, saltBlock(k), k.Profile.AEAD(), ssrc)
+}
+
+// sessionGenerator is the generator of a session that an earlier run installed.
+func sessionGenerator(s *bpf.Session, ssrc uint32) (*generator, error) {
+	var key, salt [aes.BlockSize]byte
+	defer clear(key[:])
+	for i := range 4 { // the key schedule begins with the key
+		binary.LittleEndian.PutUint32(key[4*i:], s.Round[i])
+		binary.LittleEndian.PutUint32(salt[4*i:], s.Salt[i])
+	}
+	return makeGenerator(key[:], salt, bpf.Profile(s.Profile) == bpf.AEADGCM, ssrc)
+}
+
+func makeGenerator(key []byte, salt [aes.BlockSize]byte, aead bool, ssrc uint32) (*generator, error) {
+	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
 	}
-	g := &generator{block: block, salt: saltBlock(k), ssrc: ssrc}
-	if k.Profile.AEAD() {
+	g := &generator{block: block, salt: salt, ssrc: ssrc}
+	if aead {
 		if g.gcm, err = cipher.NewGCM(block); err != nil {
 			return nil, err
 		}

@@ -91,7 +91,11 @@ func TestDaemonStoppedAndKilled(t *testing.T) {
 	if !r.Adopted || r.Replaced || r.Orphans != 2 {
 		t.Fatalf("the next daemon says: %+v", r)
 	}
+	before := verdicts(t, e)
 	pace(20)
+	if after := verdicts(t, e); after["keystream_hit"]-before["keystream_hit"] < 39 {
+		t.Errorf("the next daemon does not fill the orphans' keystream: %v, then %v", before, after)
+	}
 	list, err := e.Orphans()
 	must(t, err)
 	if len(list) != 2 || list[0].Packets+list[1].Packets != 2*(next-100) || list[0].Idle > time.Second {

@@ -99,12 +99,15 @@ func (e *Engine) adopt() (err error) {
 		usedStreams[value.Slot] = true
 		fl.in = adoptSession(bySession, key.Session, value.InEpoch)
 		fl.out = adoptSession(bySession, value.OutSession, value.OutEpoch)
-		fl.rings = append(e.adoptRing(value.InRing, value.Flags&uint8(bpf.InLarge) != 0),
-			e.adoptRing(value.OutRing, value.Flags&uint8(bpf.OutLarge) != 0)...)
 		e.orphans = append(e.orphans, &orphan{flow: fl, found: now})
 	}
 	if err := each.Err(); err != nil {
 		return fmt.Errorf("list the streams: %w", err)
+	}
+	for _, o := range e.orphans {
+		if err := e.adoptRings(o.flow); err != nil {
+			return err
+		}
 	}
 	if err := e.adoptBindings(); err != nil {
 		return err
@@ -135,16 +138,42 @@ func adoptSession(known map[uint32]*session, slot, epoch uint32) *session {
 	return s
 }
 
-func (e *Engine) adoptRing(r bpf.Ring, large bool) []*keystreamRing {
-	if r.Epoch == 0 {
-		return nil
+// adoptRings goes on filling the rings of an orphan, from the keys that its
+// sessions hold.
+func (e *Engine) adoptRings(fl *flow) error {
+	v := &fl.value
+	for _, side := range []struct {
+		at      bpf.Ring
+		large   bool
+		session uint32
+		ssrc    uint32
+		offset  uint64
+	}{
+		{v.InRing, v.Flags&uint8(bpf.InLarge) != 0, v.InSession, fl.key.Ssrc, 0},
+		{v.OutRing, v.Flags&uint8(bpf.OutLarge) != 0, v.OutSession, v.OutSsrc, v.IndexOffset},
+	} {
+		if side.at.Epoch == 0 {
+			continue
+		}
+		class := e.rings.small
+		if side.large {
+			class = e.rings.large
+		}
+		class.reserve(side.at)
+		gen, err := sessionGenerator(e.keys.at(side.session), side.ssrc)
+		if err != nil {
+			return fmt.Errorf("keystream of an orphan: %w", err)
+		}
+		fl.rings = append(fl.rings, &keystreamRing{class: class, at: side.at, gen: gen, offset: side.offset})
 	}
-	class := e.rings.small
-	if large {
-		class = e.rings.large
+	s, err := e.control(bpf.OpRead, v.Slot)
+	if err != nil {
+		return fmt.Errorf("read an orphan: %w", err)
 	}
-	class.reserve(r)
-	return []*keystreamRing{{class: class, at: r}}
+	if s.Started != 0 {
+		e.filler.add(v.Slot, s.Highest, fl.rings)
+	}
+	return nil
 }
 
 // adoptBindings gives the orphans their bindings; those of nobody go.
