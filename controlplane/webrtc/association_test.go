@@ -39,6 +39,7 @@ func newBrowser(t *testing.T, addr string) *browser {
 	b := &browser{t: t, id: id}
 	b.agent, err = ice.NewAgentWithOptions(
 		ice.WithCandidateTypes([]ice.CandidateType{ice.CandidateTypeHost}),
+		ice.WithCheckInterval(10*time.Millisecond),
 		ice.WithMulticastDNSMode(ice.MulticastDNSModeDisabled),
 		ice.WithLocalCredentials(id.ufrag, id.pwd),
 	)
