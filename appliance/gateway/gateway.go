@@ -82,7 +82,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (_ *Gateway, err 
 	}
 	g.metrics = newMetrics(g, version)
 	g.calls, err = call.NewManager(call.Config{
-		Caller: g.sip, Router: router, Engine: lines{g.plane},
+		Caller: g.sip, Router: router, Engine: call.OnPlane(g.plane),
 		Media:    media.Factory{Browser: g.webrtc, Phone: rtpleg.NewFactory(rtpleg.Config{Plane: g.plane, Logger: log.With("part", "rtp")})},
 		Limits:   call.Limits{Calls: cfg.Limits.Calls, PerUser: cfg.Limits.CallsPerUser},
 		Timings:  call.Timings{NoAnswer: cfg.Limits.RingTime},
@@ -201,10 +201,3 @@ func (g *Gateway) release() error {
 	}
 	return errors.Join(errs...)
 }
-
-// lines is the plane as calls see it.
-type lines struct{ *dataplane.Plane }
-
-func (lines) Unjoin(l *dataplane.Line)                    { l.Unjoin() }
-func (lines) RequestKeyframe(l *dataplane.Line)           { l.RequestKeyframe() }
-func (lines) Stats(l *dataplane.Line) dataplane.LineStats { return l.Stats() }

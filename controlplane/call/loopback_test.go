@@ -38,6 +38,7 @@ type gateway struct {
 	sip    *sip.Server
 	plane  *dataplane.Plane
 	udp    string // host:port
+	udp6   string
 	ws     string // URL
 	trunk  *ua
 	closer sync.Once
@@ -61,7 +62,8 @@ func start(t testing.TB, change ...func(*call.Config)) *gateway {
 	g := &gateway{t: t}
 	log := slog.New(slog.NewTextHandler(g, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	lo := netip.MustParseAddr("127.0.0.1")
-	nets := []dataplane.Network{{Name: "main", Addresses: []netip.Addr{lo}, PortMin: 30000, PortMax: 34999}}
+	// The IPv6 side is a network of its own: phones there, browsers here.
+	nets := []dataplane.Network{{Name: "six", Addresses: []netip.Addr{netip.IPv6Loopback()}, PortMin: 35000, PortMax: 35999}, {Name: "main", Addresses: []netip.Addr{lo}, PortMin: 30000, PortMax: 34999}}
 	plane, err := dataplane.New(dataplane.Config{Networks: nets, Drain: 10 * time.Millisecond, Logger: log, Reason: dataplane.ReasonDisabled})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +75,10 @@ func start(t testing.TB, change ...func(*call.Config)) *gateway {
 	where := location.NewMemory()
 	s, err := sip.New(sip.Config{
 		Domain: "gw.test", Users: passwords, Location: where, Logger: log,
-		Networks:  []sip.Network{{Name: "main", Listeners: []sip.Listener{{Transport: sip.UDP, Addr: netip.AddrPortFrom(lo, 0)}}}},
+		Networks: []sip.Network{
+			{Name: "main", Listeners: []sip.Listener{{Transport: sip.UDP, Addr: netip.AddrPortFrom(lo, 0)}}},
+			{Name: "six", Listeners: []sip.Listener{{Transport: sip.UDP, Addr: netip.AddrPortFrom(netip.IPv6Loopback(), 0)}}},
+		},
 		WebSocket: sip.WebSocket{Network: "main"},
 		Trunks:    []sip.Trunk{{Name: "carrier", Network: "main", Sources: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}}},
 		OnInvite:  func(i call.Invite) { g.calls.OnInvite(i) },
@@ -84,7 +89,7 @@ func start(t testing.TB, change ...func(*call.Config)) *gateway {
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}
-	g.udp = s.Addr("main", sip.UDP).String()
+	g.udp, g.udp6 = s.Addr("main", sip.UDP).String(), s.Addr("six", sip.UDP).String()
 	g.trunk = udpUAAt(t, "127.0.0.9:0", "carrier", "", g.udp)
 	at := netip.MustParseAddrPort(g.trunk.local)
 	route, err := routing.New(routing.Config{
@@ -206,6 +211,9 @@ func (g *gateway) end(kind, user, word string) *end {
 		e.ua, e.browser = g.webUA(user), newBrowser(g.t, word)
 	case "phone":
 		e.ua, e.phone = g.phoneUA(user), newPhone(g.t, word, 0)
+	case "phone6":
+		e.ua, e.phone = udpUAAt(g.t, "[::1]:0", user, passwords[user], g.udp6), newPhoneAt(g.t, "::1", word, 0)
+		e.ua.register()
 	case "trunk":
 		e.ua, e.phone = g.trunk, newPhone(g.t, word, 0)
 	}
@@ -261,6 +269,31 @@ func (g *gateway) connect(a, b *end, number string) {
 
 var numbers = map[string]string{"browser": "web2", "phone": "1002", "trunk": "9555"}
 var callers = map[string]string{"browser": "web1", "phone": "1001"}
+
+// Legs in different address families.
+func TestLoopbackFamilies(t *testing.T) {
+	for _, dir := range [][2]string{{"phone6", "phone"}, {"phone", "phone6"}, {"browser", "phone6"}, {"phone6", "browser"}, {"phone6", "phone6"}} {
+		t.Run(dir[0]+" to "+dir[1], func(t *testing.T) {
+			g := start(t)
+			from := callers[dir[0]]
+			if from == "" {
+				from = "1001"
+			}
+			to := numbers[dir[1]]
+			if to == "" {
+				to = "1002"
+			}
+			a, b := g.end(dir[0], from, "alice"), g.end(dir[1], to, "bob")
+			g.connect(a, b, to)
+			if six := strings.Contains(string(b.c.invite.body), "IN IP6 ::1"); six != (dir[1] == "phone6") {
+				t.Errorf("the callee was offered\n%s", b.c.invite.body)
+			}
+			b.c.bye()
+			a.c.wantBye(patience)
+			g.waitIdle()
+		})
+	}
+}
 
 // Every kind of party calls every other, and each hears the other's words.
 func TestLoopbackDirections(t *testing.T) {

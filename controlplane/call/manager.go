@@ -50,7 +50,8 @@ type Timings struct {
 	FlowLost  time.Duration // from a lost connection to the end while consent lives [60 s]
 	Silence   time.Duration // neither media nor consent [30 s]
 	Check     time.Duration // between two looks at the liveness of a call [1 s]
-	Bye       time.Duration // for BYE to be answered [10 s]
+	Bye       time.Duration // for BYE to be answered [32 s]
+	Stop      time.Duration // for everything to be answered while the gateway stops [5 s]
 	Exchange  time.Duration // for a re-INVITE or an INFO of ours to be answered [35 s]
 }
 
@@ -60,7 +61,8 @@ func (t Timings) withDefaults() Timings {
 	t.FlowLost = cmp.Or(t.FlowLost, 60*time.Second)
 	t.Silence = cmp.Or(t.Silence, 30*time.Second)
 	t.Check = cmp.Or(t.Check, time.Second)
-	t.Bye = cmp.Or(t.Bye, 10*time.Second)
+	t.Bye = cmp.Or(t.Bye, 32*time.Second)
+	t.Stop = cmp.Or(t.Stop, 5*time.Second)
 	t.Exchange = cmp.Or(t.Exchange, 35*time.Second)
 	return t
 }
@@ -271,8 +273,9 @@ func (m *Manager) Snapshot(ctx context.Context, id string) (s Snapshot, ok bool)
 	return s, ok && connected
 }
 
-// Shutdown refuses new calls, ends every call with BYE and waits for them. When
-// ctx ends first, what is still under way is given up and ctx's error returned.
+// Shutdown refuses new calls, ends every call with BYE and waits for the answers
+// for as long as Timings.Stop says. When ctx ends before that, what is still
+// under way is given up at once and ctx's error returned.
 func (m *Manager) Shutdown(ctx context.Context) error {
 	m.mu.Lock()
 	m.closing = true
@@ -281,15 +284,19 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	for _, c := range calls {
 		c.box.post(func() { c.end(Ending{Cause: CauseShutdown, By: ByGateway, Code: 503}) })
 	}
+	giveUp := func() {
+		for _, c := range calls {
+			c.abandon()
+		}
+	}
+	defer time.AfterFunc(m.t.Stop, giveUp).Stop()
 	done := make(chan struct{})
 	go func() { m.wg.Wait(); close(done) }()
 	select {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		for _, c := range calls {
-			c.abandon()
-		}
+		giveUp()
 		return ctx.Err()
 	}
 }

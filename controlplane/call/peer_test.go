@@ -128,7 +128,12 @@ type phone struct {
 // newPhone talks the word with the payload type as soon as it knows whereto.
 func newPhone(t testing.TB, word string, pt uint8) *phone {
 	t.Helper()
-	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	return newPhoneAt(t, "127.0.0.1", word, pt)
+}
+
+func newPhoneAt(t testing.TB, ip, word string, pt uint8) *phone {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(ip)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +188,12 @@ func (p *phone) aim(t testing.TB, body []byte) {
 
 // sdp describes the phone: a direction and rtpmaps as "0 PCMU/8000".
 func (p *phone) sdp(direction string, rtpmaps ...string) []byte {
-	return phoneSDP(p.conn.LocalAddr().(*net.UDPAddr).Port, direction, rtpmaps...)
+	at := p.conn.LocalAddr().(*net.UDPAddr)
+	body := phoneSDP(at.Port, direction, rtpmaps...)
+	if at.IP.To4() == nil {
+		body = bytes.ReplaceAll(body, []byte("IN IP4 127.0.0.1"), []byte("IN IP6 "+at.IP.String()))
+	}
+	return body
 }
 
 var sdpVersion atomic.Uint64
