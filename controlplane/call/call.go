@@ -3,6 +3,7 @@ package call
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -73,13 +74,26 @@ func newCall(m *Manager, inv Invite) *Call {
 func (c *Call) run() {
 	defer c.m.forget(c)
 	defer c.abandon()
-	c.start()
+	c.contained(c.start)
 	for {
 		if c.stage == StageEnded && c.inflight == 0 && c.box.closeEmpty() {
 			return
 		}
-		c.box.take()()
+		c.contained(c.box.take())
 	}
+}
+
+// contained runs f. A fault of ours costs this call, not all the others.
+func (c *Call) contained(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("fault in a call", "fault", p, "stack", string(debug.Stack()))
+			if c.stage != StageEnded {
+				c.end(Ending{Cause: CauseError, By: ByGateway, Code: 500, Detail: "fault in the gateway, see the log"})
+			}
+		}
+	}()
+	f()
 }
 
 // async runs work beside the call; what it returns runs in the call's goroutine.

@@ -14,8 +14,9 @@ import (
 // were told differently.
 const maxRounds = 4
 
-// reinvited takes a re-INVITE, or an UPDATE with SDP, of l.
-func (c *Call) reinvited(l *leg, offer []byte, done func(reply)) {
+// reinvited takes a re-INVITE, or an UPDATE with SDP, of l. ctx ends when nobody
+// waits for the answer any more.
+func (c *Call) reinvited(ctx context.Context, l *leg, offer []byte, done func(reply)) {
 	switch {
 	case c.stage == StageEnded || l.lostFork():
 		done(reply{code: 481})
@@ -26,6 +27,10 @@ func (c *Call) reinvited(l *leg, offer []byte, done func(reply)) {
 		return
 	}
 	c.rounds = 0
+	if at := l.dialog.Party().Source; at.IsValid() && at != l.party.Source {
+		l.party.Source = at // it has moved; media may follow it there
+		l.media.SetSource(at)
+	}
 	if offer == nil {
 		c.offerTo(l, done)
 		return
@@ -48,11 +53,11 @@ func (c *Call) reinvited(l *leg, offer []byte, done func(reply)) {
 		done(reply{body, 200})
 		return
 	}
-	c.relay(l, c.far(l), done)
+	c.relay(ctx, l, c.far(l), done)
 }
 
 // relay carries l's pending offer to the far leg and its answer back.
-func (c *Call) relay(l, far *leg, done func(reply)) {
+func (c *Call) relay(ctx context.Context, l, far *leg, done func(reply)) {
 	lines := l.pending
 	c.offer(far, lines, func(err error) {
 		if c.stage == StageEnded {
@@ -69,6 +74,13 @@ func (c *Call) relay(l, far *leg, done func(reply)) {
 			c.log.Info("re-INVITE refused by the far side", "leg", l.id, "far", far.id, "code", code, "error", err)
 			done(reply{code: code})
 			c.lost(far, err)
+			return
+		}
+		if ctx.Err() != nil {
+			// Cancelled meanwhile: what l was in stands, and far is told so.
+			c.rollback(l)
+			done(reply{code: 487})
+			c.settleSoon(far)
 			return
 		}
 		body, err := l.answer(far.said)

@@ -448,3 +448,91 @@ func TestKeyframeRequests(t *testing.T) {
 		}
 	})
 }
+
+// The near side gives its re-INVITE up while the far side thinks about it: what
+// was before stands, and the far side is brought back to it.
+func TestReinviteCancelled(t *testing.T) {
+	sides(t, func(r *rig, near, far *dialog, nm, _ *media) {
+		release := make(chan struct{})
+		far.onReinvite(func(context.Context, []byte) ([]byte, error) {
+			far.answers("audio sendrecv PCMU te101")
+			<-release
+			return desc(6000, "audio recvonly PCMU te101"), nil
+		})
+		ctx, cancel := context.WithCancel(r.Context())
+		got := make(chan int, 1)
+		go func() {
+			_, code := near.h.OnReinvite(ctx, desc(5000, "audio sendonly PCMU te101"))
+			got <- code
+		}()
+		synctest.Wait()
+		cancel()
+		if code := <-got; code != 487 {
+			r.Errorf("got %d", code)
+		}
+		close(release)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if far.reinviteCount() != 2 {
+			r.Fatalf("%d re-INVITEs to the far side, want a second that resumes it", far.reinviteCount())
+		}
+		r.wantSDP("resuming", far.lastReinvite(), "audio sendrecv PCMU te101")
+		if len(r.m.Calls()[0].HeldBy) != 0 || nm.rollbacks != 1 {
+			r.Errorf("held by %v, %d rollbacks", r.m.Calls()[0].HeldBy, nm.rollbacks)
+		}
+	})
+}
+
+func TestPhoneMoves(t *testing.T) {
+	run(t, to(phone1), func(r *rig) {
+		_, o := r.up(browser1, pcmu, desc(6000, "audio sendrecv PCMU te101"))
+		moved := phone1
+		moved.Source = phone2.Source
+		o.dialog.mu.Lock()
+		o.dialog.party = moved
+		o.dialog.mu.Unlock()
+		if _, code := o.dialog.sendReinvite(r, desc(7000, "audio sendrecv PCMU te101")); code != 200 {
+			r.Fatal(code)
+		}
+		if got := r.rtp.of("-b1").source; got != moved.Source {
+			r.Errorf("the media half knows of %v", got)
+		}
+	})
+}
+
+func TestInfosAreBounded(t *testing.T) {
+	sides(t, func(r *rig, near, far *dialog, _, _ *media) {
+		release := make(chan struct{})
+		far.info = func(string) error { <-release; return nil }
+		codes := make(chan int, maxInfos+4)
+		for range maxInfos + 4 {
+			go func() { codes <- near.h.OnInfo(r.Context(), "text/plain", nil) }()
+		}
+		synctest.Wait()
+		close(release)
+		n := map[int]int{}
+		for range maxInfos + 4 {
+			n[<-codes]++
+		}
+		if n[200] != maxInfos || n[503] != 4 {
+			r.Errorf("codes %v", n)
+		}
+	})
+}
+
+// A fault in one call ends that call; the others live.
+func TestFaultIsContained(t *testing.T) {
+	run(t, to(phone1), func(r *rig) {
+		r.up(browser1, pcmu, desc(6000, "audio sendrecv PCMU te101"))
+		i, o := r.up(phone2, pcmu, desc(6000, "audio sendrecv PCMU te101"))
+		r.engine.fault = true
+		o.dialog.answers("audio sendrecv PCMA te101")
+		go i.dialog.h.OnReinvite(r.Context(), desc(5000, "audio sendrecv PCMA te101"))
+		synctest.Wait()
+		r.engine.fault = false
+		if r.m.Count() != 1 || i.dialog.byeCount() != 1 || o.dialog.byeCount() != 1 {
+			r.Errorf("%d calls, BYEs %d and %d", r.m.Count(), i.dialog.byeCount(), o.dialog.byeCount())
+		}
+		r.wantEnding(CauseError, ByGateway, 500)
+	})
+}

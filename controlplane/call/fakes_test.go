@@ -182,7 +182,7 @@ func (m *media) set(f func(*Health)) {
 
 func (m *media) Snapshot() MediaSnapshot {
 	return MediaSnapshot{
-		Profile: "RTP/AVP", LocalSDP: string(m.n.Local()), Ufrag: "uf", Pwd: Secret("icepassword"),
+		Profile: "RTP/AVP", LocalSDP: string(m.n.Local()), RemoteSDP: "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:x", Ufrag: "uf", Pwd: Secret("icepassword"),
 		Local: netip.MustParseAddrPort("192.0.2.1:20000"),
 		Keys: []KeySnapshot{{Receive: true, Profile: "AEAD_AES_128_GCM",
 			Key: Secret("masterkey"), Salt: Secret("mastersalt")}},
@@ -244,11 +244,15 @@ type engine struct {
 	maps      map[*dataplane.Line]dataplane.PayloadMap
 	joins     int
 	keyframes int
+	fault     bool
 }
 
 func (e *engine) Join(a, b *dataplane.Line, aToB, bToA dataplane.PayloadMap) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.fault {
+		panic("a fault of the engine")
+	}
 	for _, l := range []*dataplane.Line{a, b} {
 		if was := e.joined[l]; was != nil {
 			delete(e.joined, was)
@@ -405,7 +409,7 @@ func newDialog(p Party, callID string, h DialogHandler) *dialog {
 }
 
 func (d *dialog) CallID() string   { return d.callID }
-func (d *dialog) Party() Party     { return d.party }
+func (d *dialog) Party() Party     { d.mu.Lock(); defer d.mu.Unlock(); return d.party }
 func (d *dialog) Ack([]byte) error { return errors.New("the call never delays its own offer") }
 
 func (d *dialog) Reinvite(ctx context.Context, offer []byte, _ func([]byte) []byte) ([]byte, error) {

@@ -43,6 +43,7 @@ type leg struct {
 	pinging  bool
 	up       time.Time // since when media is expected
 	keyframe time.Time // last RFC 5168 INFO sent
+	infos    int       // INFOs of it that are being passed on
 }
 
 // newMedia makes the leg's media half.
@@ -206,7 +207,7 @@ type reply struct {
 // OnReinvite implements DialogHandler.
 func (l *leg) OnReinvite(ctx context.Context, offer []byte) ([]byte, int) {
 	ch := make(chan reply, 1)
-	if !l.call.box.post(func() { l.call.reinvited(l, offer, func(r reply) { ch <- r }) }) {
+	if !l.call.box.post(func() { l.call.reinvited(ctx, l, offer, func(r reply) { ch <- r }) }) {
 		return nil, 481
 	}
 	select {

@@ -131,6 +131,9 @@ const (
 	fastUpdate   = `<?xml version="1.0" encoding="utf-8"?><media_control><vc_primitive><to_encoder><picture_fast_update/></to_encoder></vc_primitive></media_control>`
 )
 
+// maxInfos bounds the INFOs of one leg that wait for the far side at a time.
+const maxInfos = 16
+
 // informed passes INFO on. A key frame request becomes RTCP where the far leg
 // takes that.
 func (c *Call) informed(l *leg, contentType string, body []byte, done func(int)) {
@@ -148,11 +151,17 @@ func (c *Call) informed(l *leg, contentType string, body []byte, done func(int))
 		done(200)
 		return
 	}
+	if l.infos >= maxInfos {
+		done(503)
+		return
+	}
+	l.infos++
 	c.async(func() func() {
 		ctx, cancel := context.WithTimeout(c.ctx, c.m.t.Exchange)
 		defer cancel()
 		err := far.dialog.Info(ctx, contentType, body)
 		return func() {
+			l.infos--
 			var no *ResponseError
 			switch {
 			case err == nil:

@@ -238,8 +238,8 @@ func TestSnapshot(t *testing.T) {
 		k := s.Caller.Media.Keys[0]
 		l.Info("x", "snapshot", s, "key", k.Key, "pwd", s.Caller.Media.Pwd)
 		j.Info("x", "snapshot", s, "key", k.Key)
-		fmt.Fprintf(&out, "%v %+v %#v %s %q %x %v %+v", s, s, s, k.Key, k.Key, k.Key, k, s.Caller.Media)
-		for _, secret := range []string{"masterkey", "mastersalt", "icepassword", "6d6173746572", "bWFzdGVy"} {
+		fmt.Fprintf(&out, "%v %+v %#v %s %q %x %v %+v %+v %#v", s, s, s, k.Key, k.Key, k.Key, k, s.Caller.Media, s.Caller, s.Callee)
+		for _, secret := range []string{"a=ice-pwd", "inline:", "masterkey", "mastersalt", "icepassword", "6d6173746572", "bWFzdGVy"} {
 			if strings.Contains(out.String()+r.log(), secret) {
 				t.Errorf("%q is printed:\n%s", secret, out.String())
 			}

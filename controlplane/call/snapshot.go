@@ -34,6 +34,15 @@ type MediaSnapshot struct {
 	Streams       []StreamSnapshot
 }
 
+// String keeps keys out of whatever prints it: SDES writes them into the SDP.
+func (s MediaSnapshot) String() string { return "media snapshot of " + s.Profile }
+
+// GoString is String.
+func (s MediaSnapshot) GoString() string { return s.String() }
+
+// LogValue is String.
+func (s MediaSnapshot) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
 // KeySnapshot is one SRTP master key in one direction.
 type KeySnapshot struct {
 	Line    int  // whose transport it is; 0 for a transport that all lines share

@@ -165,7 +165,15 @@ func (s *Server) newDialog(f *flow, party call.Party, h call.DialogHandler) *dia
 func (d *dialog) CallID() string { return d.id.callID }
 
 // Party implements call.Dialog.
-func (d *dialog) Party() call.Party { return d.party }
+//
+// Source is where the far side signals from now: it may have moved.
+func (d *dialog) Party() call.Party {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	p := d.party
+	p.Source = d.flow.remote
+	return p
+}
 
 // Snapshot implements call.Dialog.
 func (d *dialog) Snapshot() call.DialogSnapshot {
