@@ -42,12 +42,16 @@ var phones = []struct {
 // run, and the demo phones, until ctx ends. What to open and to dial is written
 // to out.
 func Run(ctx context.Context, version string, log *slog.Logger, out io.Writer) error {
+	return run(ctx, "127.0.0.1:8080", version, log, out)
+}
+
+func run(ctx context.Context, page, version string, log *slog.Logger, out io.Writer) error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
 	passwords := map[string]string{}
-	cfg, err := configuration(port, passwords)
+	cfg, err := configuration(page, port, passwords)
 	if err != nil {
 		return err
 	}
@@ -99,9 +103,9 @@ func startPhones(ctx context.Context, at netip.AddrPort, domain string, password
 
 // configuration is the embedded default with the demo's users. The passwords it
 // makes are put into passwords. Loopback is nothing the kernel would carry.
-func configuration(port uint16, passwords map[string]string) (*config.Config, error) {
+func configuration(page string, port uint16, passwords map[string]string) (*config.Config, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "sip: {udp: \"127.0.0.1:%d\"}\ndataplane: {mode: user}\nusers:\n", port)
+	fmt.Fprintf(&b, "http: {listen: %q}\nsip: {udp: \"127.0.0.1:%d\"}\ndataplane: {mode: user}\nusers:\n", page, port)
 	names := append([]string(nil), people...)
 	for _, p := range phones {
 		names = append(names, p.user)
