@@ -17,7 +17,10 @@ func openKernel(cfg *config.Config, networks []dataplane.Network, log *slog.Logg
 	for _, name := range cfg.Dataplane.Interfaces {
 		served = append(served, kernel.Interface{Name: name})
 	}
-	e, err := kernel.New(kernel.Config{PinDir: cfg.Dataplane.Pin, Networks: networks, Interfaces: served, Logger: log})
+	e, err := kernel.New(kernel.Config{
+		PinDir: cfg.Dataplane.Pin, Networks: networks, Interfaces: served, Logger: log,
+		Streams: streams(cfg.Limits.Calls),
+	})
 	if err == nil {
 		return e, dataplane.ReasonNone, nil
 	}
@@ -25,6 +28,15 @@ func openKernel(cfg *config.Config, networks []dataplane.Network, log *slog.Logg
 		return nil, u.Reason, u.Err
 	}
 	return nil, dataplane.ReasonNone, err
+}
+
+// streams is room for a call's audio and video both ways.
+func streams(calls int) int {
+	n := kernel.DefaultStreams
+	for n < 4*calls && n < kernel.MostStreams {
+		n *= 2
+	}
+	return n
 }
 
 // DropPrivileges gives up every capability of the process, for good: once New

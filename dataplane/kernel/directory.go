@@ -139,14 +139,16 @@ func (d *directory) create(version uint32, fill func(dir string) error) error {
 // setAside renames a layout that is not what its number says, so that its links
 // are taken over like those of any other layout.
 func (d *directory) setAside(version uint32) error {
-	aside, err := os.MkdirTemp(d.path, asidePrefix)
-	if err != nil {
-		return fmt.Errorf("set layout %d aside: %w", version, err)
+	for n := 0; ; n++ {
+		aside := filepath.Join(d.path, asidePrefix+strconv.Itoa(n))
+		if _, err := os.Lstat(aside); err == nil {
+			continue
+		}
+		if err := os.Rename(d.layout(version), aside); err != nil {
+			return fmt.Errorf("set layout %d aside: %w", version, err)
+		}
+		return nil
 	}
-	if err := os.Rename(d.layout(version), aside); err != nil {
-		return fmt.Errorf("set layout %d aside: %w", version, err)
-	}
-	return nil
 }
 
 // discard removes a layout's directory that no link uses any more.

@@ -18,8 +18,11 @@ import (
 	"github.com/sluicegw/sluice/dataplane"
 )
 
-// DefaultStreams is how many streams fit when Config does not say.
-const DefaultStreams = 4096
+// How many streams fit when Config does not say, and at most.
+const (
+	DefaultStreams = 4096
+	MostStreams    = 1 << 18
+)
 
 // Interface is a network interface that the kernel may take packets from.
 type Interface struct {
@@ -38,7 +41,8 @@ type Config struct {
 	// every interface of the networks but loopback.
 	Interfaces []Interface
 	// Streams is how many streams fit at once, a power of two; 0 is
-	// DefaultStreams. Adopted maps keep their size.
+	// DefaultStreams. About 17 KiB are set aside for each. Adopted maps keep
+	// their size while there are streams in them.
 	Streams int
 	// Logger; nil discards.
 	Logger *slog.Logger
@@ -96,8 +100,8 @@ func New(cfg Config) (_ *Engine, err error) {
 	if streams == 0 {
 		streams = DefaultStreams
 	}
-	if streams < 0 || streams > 1<<18 || streams&(streams-1) != 0 {
-		return nil, fmt.Errorf("streams: %d is not a power of two up to %d", cfg.Streams, 1<<18)
+	if streams < 0 || streams > MostStreams || streams&(streams-1) != 0 {
+		return nil, fmt.Errorf("streams: %d is not a power of two up to %d", cfg.Streams, MostStreams)
 	}
 	defer func() {
 		if err != nil {
@@ -167,8 +171,14 @@ func (e *Engine) open(c capacity) (old []string, err error) {
 	current := e.dir.layout(bpf.Layout)
 	e.objects, err = open(current)
 	switch {
-	case err == nil:
+	case err == nil && !e.resize(c):
 		e.report.Adopted = true
+	case err == nil:
+		e.objects.close()
+		e.objects = nil
+		if err := e.dir.setAside(bpf.Layout); err != nil {
+			return nil, err
+		}
 	case errors.Is(err, errIncompatible):
 		e.log.Warn("pinned maps say they are this layout and are not, replacing them", "error", err)
 		if err := e.dir.setAside(bpf.Layout); err != nil {
@@ -190,6 +200,22 @@ func (e *Engine) open(c capacity) (old []string, err error) {
 	}
 	e.report.Replaced = len(old) > 0
 	return old, nil
+}
+
+// resize tells whether adopted maps have another size than wanted and nothing
+// in them, so that new ones may take their place.
+func (e *Engine) resize(c capacity) bool {
+	have := e.objects.maps.streams.MaxEntries()
+	if have == c.streams {
+		return false
+	}
+	var key bpf.StreamKey
+	if err := e.objects.maps.streams.NextKey(nil, &key); errors.Is(err, ebpf.ErrKeyNotExist) {
+		return true
+	}
+	e.log.Warn("maps keep their size until the streams of an earlier run have ended and the gateway starts again",
+		"streams", have, "wanted", c.streams)
+	return false
 }
 
 // loadReason names why programs do not load.

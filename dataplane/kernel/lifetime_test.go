@@ -350,6 +350,51 @@ func TestLayoutReplaced(t *testing.T) {
 	c.exchange(t, 100, 120, 160)
 }
 
+// A layout directory that lacks something is replaced like another layout.
+func TestLayoutBroken(t *testing.T) {
+	l := newLab(t)
+	e := l.engine(t, AttachNative)
+	must(t, e.Close())
+	must(t, os.Remove(filepath.Join(e.dir.layout(bpf.Layout), mapPrefix+bpf.ControlMapDrops)))
+	e = l.engine(t, AttachNative)
+	if r := e.Report(); r.Adopted || !r.Replaced {
+		t.Errorf("report: %+v", r)
+	}
+	c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
+	c.warm(t)
+	c.install(t, e, 99)
+	c.exchange(t, 100, 120, 160)
+}
+
+// Maps of another size are replaced when nothing is in them, on the live link.
+func TestResized(t *testing.T) {
+	l := newLab(t)
+	c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
+	c.warm(t)
+	begin := func(streams int) *Engine {
+		t.Helper()
+		e, err := l.start(Config{PinDir: l.pins, Networks: networks(), Interfaces: []Interface{{outside, AttachNative}, {inside, AttachNative}}, Streams: streams})
+		must(t, err)
+		return e
+	}
+	e := begin(64)
+	must(t, e.Close())
+	e = begin(128)
+	if n := e.objects.maps.streams.MaxEntries(); n != 128 || e.Report().Adopted {
+		t.Errorf("room for %d streams after a start with 128", n)
+	}
+	c.install(t, e, 99)
+	c.exchange(t, 100, 110, 160)
+	must(t, e.Close())
+	c.exchange(t, 110, 120, 160)
+	e = begin(64)
+	defer func() { must(t, e.Close()) }()
+	if n := e.objects.maps.streams.MaxEntries(); n != 128 || e.Report().Orphans != 2 {
+		t.Errorf("room for %d streams though there are %d orphans", n, e.Report().Orphans)
+	}
+	c.exchange(t, 120, 130, 160)
+}
+
 // One engine at a time, and errors that say what to do.
 func TestStartRefused(t *testing.T) {
 	l := newLab(t)

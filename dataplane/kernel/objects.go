@@ -81,7 +81,7 @@ func (c capacity) entries() map[string]uint32 {
 		bpf.ControlMapStreams:        c.streams,
 		bpf.ControlMapStates:         c.streams,
 		bpf.ControlMapDrops:          c.streams,
-		bpf.ControlMapSessions:       c.streams,
+		bpf.ControlMapSessions:       2 * c.streams, // where every stream has its own two
 		bpf.ControlMapBindings:       2 * c.streams,
 		bpf.ControlMapKeystream:      2 * smallRingSlots * c.streams,
 		bpf.ControlMapKeystreamLarge: max(largeRingSlots, largeRingSlots*(c.streams/16)),
