@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sluicegw/sluice/controlplane/call"
 	"github.com/sluicegw/sluice/controlplane/media"
@@ -59,7 +60,10 @@ func newLeg(f *Factory, p call.Party, o call.MediaOptions) (*leg, error) {
 func (l *leg) newTransport(v6 bool) (*dataplane.Transport, error) {
 	return l.plane.NewPhoneTransport(l.network, v6, dataplane.Events{
 		KeyframeRequest: l.keyframe,
-		Latched:         func(to netip.AddrPort) { l.log.Info("media latched to the signalling source", "remote", to) },
+		AuthFailing: func(since time.Time) {
+			l.log.Warn("what the phone sends does not authenticate: it uses another key than its a=crypto says", "since", since.Format(time.RFC3339))
+		},
+		Latched: func(to netip.AddrPort) { l.log.Info("media latched to the signalling source", "remote", to) },
 	})
 }
 

@@ -83,8 +83,24 @@ func (m *Media) marshal(line func(string, ...any), session string) {
 			line("a=extmap:%d %s", e.ID, e.URI)
 		}
 	}
+	// Phones get the short form: their INVITE should fit one datagram.
+	wildcard := !m.Proto.Secure() && len(m.Codecs) > 1
+	for _, c := range m.Codecs {
+		wildcard = wildcard && slices.Equal(c.Feedback, m.Codecs[0].Feedback)
+	}
 	for _, c := range m.Codecs {
 		c.marshal(line)
+		if wildcard {
+			continue
+		}
+		for _, f := range c.Feedback {
+			line("a=rtcp-fb:%d %s", c.PayloadType, f)
+		}
+	}
+	if wildcard {
+		for _, f := range m.Codecs[0].Feedback {
+			line("a=rtcp-fb:* %s", f)
+		}
 	}
 	if m.Ptime > 0 {
 		line("a=ptime:%d", m.Ptime)
@@ -159,8 +175,5 @@ func (c Codec) marshal(line func(string, ...any)) {
 			}
 		}
 		line("a=fmtp:%d %s", c.PayloadType, strings.Join(params, ";"))
-	}
-	for _, f := range c.Feedback {
-		line("a=rtcp-fb:%d %s", c.PayloadType, f)
 	}
 }

@@ -544,3 +544,25 @@ func TestExtensions(t *testing.T) {
 		t.Errorf("config %v", x)
 	}
 }
+
+// Chromium's video offer towards a phone: feedback in the short form, and read
+// back the same.
+func TestFeedbackShortForm(t *testing.T) {
+	a, b := browser(), phone()
+	lines, err := a.TakeOffer(parsed(t, "chromium-video.sdp"))
+	lines = must(t, lines, err)
+	for i := range lines[1].Codecs {
+		lines[1].Codecs[i].Feedback = []string{"nack pli", "ccm fir"}
+	}
+	d, err := b.Offer(lines, fillWith("192.0.2.1", 20000))
+	text := string(must(t, d, err).Marshal())
+	if strings.Count(text, "a=rtcp-fb:") != 2 || !strings.Contains(text, "a=rtcp-fb:* nack pli\r\n") {
+		t.Errorf("%s", text)
+	}
+	again := parseText(t, strings.ReplaceAll(text, "\r", ""))
+	for _, c := range again.Media[1].Codecs {
+		if strings.Join(c.Feedback, ",") != "nack pli,ccm fir" {
+			t.Errorf("%s: %v", c.Codec, c.Feedback)
+		}
+	}
+}

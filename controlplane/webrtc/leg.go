@@ -55,7 +55,7 @@ func newLeg(f *Factory, at *port, network string, o call.MediaOptions) (*leg, er
 		log: f.log.With("leg", o.LegID), plane: f.plane, port: at, id: id, cname: rand.Text()[:16], events: o.Events,
 		neg: sdp.NewNegotiator(sdp.Style{Browser: true, Proto: sdp.DTLS, Accept: accept}, binary.BigEndian.Uint64(seed[:])),
 	}
-	l.transport, err = f.plane.NewBrowserTransport(network, dataplane.Events{KeyframeRequest: l.keyframe})
+	l.transport, err = f.plane.NewBrowserTransport(network, dataplane.Events{KeyframeRequest: l.keyframe, AuthFailing: l.authFailing})
 	if err != nil {
 		return nil, err
 	}
@@ -371,6 +371,10 @@ func (l *leg) setConsent(alive bool) {
 	for i := range l.lines {
 		l.update(i)
 	}
+}
+
+func (l *leg) authFailing(since time.Time) {
+	l.log.Warn("what the browser sends does not authenticate: something on the way changes it", "since", since.Format(time.RFC3339))
 }
 
 func (l *leg) keyframe(line *dataplane.Line) {
