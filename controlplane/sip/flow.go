@@ -44,6 +44,8 @@ type flow struct {
 	gone chan struct{}
 	once sync.Once
 	stop func() // ends the connection
+	// reset makes stop throw away what was not sent; nil where it cannot.
+	reset func()
 
 	trusted atomic.Bool // something authenticated came over it
 
@@ -104,9 +106,18 @@ func (f *flow) send(b []byte) error {
 	case f.out <- b:
 		return nil
 	default:
-		f.end()
+		f.abort()
 		return errFlowSlow
 	}
+}
+
+// abort ends a connection whose far side does not read: what it never took is
+// thrown away, and does not stay in the kernel's buffers.
+func (f *flow) abort() {
+	if f.reset != nil {
+		f.reset()
+	}
+	f.end()
 }
 
 // end closes a connection. It may be called often and by anybody.
@@ -129,6 +140,7 @@ func (f *flow) writer(write func([]byte) error) {
 			return
 		case b := <-f.out:
 			if err := write(b); err != nil {
+				f.abort()
 				return
 			}
 		}

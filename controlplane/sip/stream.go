@@ -107,6 +107,14 @@ func (s *Server) newStream(n *network, t Transport, c net.Conn, dialled bool) *f
 		out: make(chan []byte, outboxLen), gone: make(chan struct{}),
 	}
 	f.stop = func() { c.Close() }
+	raw := c
+	if t, ok := c.(*tls.Conn); ok {
+		raw = t.NetConn()
+	}
+	if t, ok := raw.(*net.TCPConn); ok {
+		f.reset = func() { _ = t.SetLinger(0) }
+		f.stop = func() { t.Close() } // of TLS it would wait for a slow reader
+	}
 	s.addFlow(f)
 	return f
 }
