@@ -102,14 +102,14 @@ func (b *bench) beside(forwarded uint32, other func()) float64 {
 	data := make([]byte, 1500)
 	least := func(run uint32) time.Duration {
 		var lowest time.Duration
-		for range 15 {
+		for range 100 {
 			other()
 			must(b.t, b.position.Put(uint32(0), &harness.HarnessHarnessPosition{Step: 2654435761, Mask: b.count - 1, Run: run}))
 			// the kernel's own clock: the call itself waits for grace periods
 			var answer uint32
 			var took time.Duration
 			var err error
-			b.inside(func() { answer, took, err = b.program.Benchmark(data, int(max(4096, 2*b.count)), nil) })
+			b.inside(func() { answer, took, err = b.program.Benchmark(data, int(max(500, b.count)), nil) })
 			must(b.t, err)
 			if want := map[uint32]uint32{0: xdpDrop, 1: forwarded}[run]; answer != want {
 				b.t.Fatalf("answer %d, want %d", answer, want)

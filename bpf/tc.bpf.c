@@ -18,21 +18,24 @@
  * which it is, but bpf_l4_csum_replace leaves a partial one alone when the
  * change is not in the pseudo header.
  */
-static __always_inline void slc_checksum(struct __sk_buff *ctx, const struct slc_packet *packet,
-					 struct udphdr *udp, __u32 whole, __u32 pseudo)
+static __always_inline void slc_settle(struct __sk_buff *ctx, struct slc_packet *packet)
 {
-	__u64 at = packet->rtp - sizeof(*udp) + offsetof(struct udphdr, check);
-	__u16 check = pseudo, probe = 0;
+	__u32 at = packet->rtp - sizeof(struct udphdr) + offsetof(struct udphdr, check);
+	__u16 before = 0, after = 0;
 
-	udp->check = bpf_htons(0x1234);
+	bpf_skb_load_bytes(ctx, at, &before, 2);
 	bpf_l4_csum_replace(ctx, at, 0, bpf_htons(1), 2);
-	bpf_skb_load_bytes(ctx, at, &probe, 2);
-	if (probe != bpf_htons(0x1234)) {
-		check = ~whole;
-		if (!check)
-			check = 0xffff;
-	}
-	bpf_skb_store_bytes(ctx, at, &check, 2, 0);
+	bpf_skb_load_bytes(ctx, at, &after, 2);
+	packet->partial = before == after;
+}
+
+static __always_inline __u32 slc_checksum(struct __sk_buff *ctx, const struct slc_packet *packet,
+					  __u32 whole, __u32 pseudo)
+{
+	if (packet->partial)
+		return pseudo;
+	whole = ~whole & 0xffff;
+	return whole ? whole : 0xffff;
 }
 
 static __always_inline int slc_route(struct __sk_buff *ctx, const struct slc_stream *stream,
@@ -57,7 +60,6 @@ static __always_inline int slc_route(struct __sk_buff *ctx, const struct slc_str
 	return route->ifindex ? SLC_CONTINUE : SLC_DROP_NO_ROUTE;
 }
 
-/* The whole packet in one piece, and never the checksum of what came in. */
 static __always_inline int slc_push(struct __sk_buff *ctx, struct slc_packet *packet,
 				    const struct slc_route *route)
 {

@@ -7,11 +7,15 @@
 
 #define SLC_NO_ROOM SLC_TC_TAIL
 
-static __always_inline void slc_checksum(struct xdp_md *ctx, const struct slc_packet *packet,
-					 struct udphdr *udp, __u32 whole, __u32 pseudo)
+static __always_inline void slc_settle(struct xdp_md *ctx, struct slc_packet *packet)
+{
+}
+
+static __always_inline __u32 slc_checksum(struct xdp_md *ctx, const struct slc_packet *packet,
+					  __u32 whole, __u32 pseudo)
 {
 	whole = ~whole & 0xffff;
-	udp->check = whole ? whole : 0xffff;
+	return whole ? whole : 0xffff;
 }
 
 static __always_inline int slc_route(struct xdp_md *ctx, const struct slc_stream *stream,

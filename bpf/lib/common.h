@@ -38,7 +38,8 @@ struct slc_packet {
 	__u8 family;		/* 4 or 6 */
 	__u8 hops;		/* TTL or hop limit */
 	__u8 made;		/* the scratch holds the keystream of the way in */
-	__u16 reserved;
+	__u8 partial;		/* the device completes the UDP checksum (tc) */
+	__u8 reserved;
 	__u32 payload;		/* octets between header and tag */
 	__u32 out_length;	/* of the RTP packet that goes out */
 	__u32 grown;		/* octets the tail was grown by */

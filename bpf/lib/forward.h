@@ -3,7 +3,8 @@
  * One packet of a bound 4-tuple: everything that can fail comes first, then
  * authentication, then the one change of state, then the packet is rewritten.
  *
- * The context's file gives slc_route(), slc_push(), slc_transmit().
+ * The context's file gives slc_route(), slc_push(), slc_settle(), slc_checksum() and
+ * slc_transmit().
  */
 #ifndef SLC_FORWARD_H
 #define SLC_FORWARD_H
@@ -61,12 +62,14 @@ static __always_inline long slc_unprotect(struct slc_context *ctx, const struct 
 	return slc_cipher(ctx, &side, counters, packet->rtp + packet->header, packet->payload, packet->made);
 }
 
-/* From an accepted packet to one ready to leave: the sum over its payload, or SLC_TORN. */
+/* From an accepted packet to one ready to leave: the sum over fixed header, payload and tag, or SLC_TORN. */
 static __always_inline long slc_transform(struct slc_context *ctx, const struct slc_stream *stream,
 					  struct slc_packet *packet, struct slc_counters *counters)
 {
+	__u64 header;
 	long sum = 0;
 
+	slc_settle(ctx, packet);
 	if (stream->in_profile != SLC_PLAIN) {
 		sum = slc_unprotect(ctx, stream, packet, counters);
 		if (sum < 0)
@@ -74,13 +77,15 @@ static __always_inline long slc_transform(struct slc_context *ctx, const struct 
 	}
 	if (packet->extension && (stream->flags & SLC_STRIP_EXTENSION) && !slc_strip(ctx, packet))
 		return SLC_TORN;
-	if (!slc_header(ctx, stream, packet))
+	if (!slc_header(ctx, stream, packet, &header))
 		return SLC_TORN;
 	if (stream->out_profile != SLC_PLAIN)
-		return slc_protect(ctx, stream, packet, counters);
-	if (stream->in_profile == SLC_PLAIN)
-		return slc_sum(ctx, packet->rtp + packet->header, packet->payload);
-	return sum;
+		sum = slc_protect(ctx, stream, packet, counters);
+	else if (stream->in_profile == SLC_PLAIN)
+		sum = slc_sum(ctx, packet->rtp + packet->header, packet->payload);
+	if (sum < 0)
+		return SLC_TORN;
+	return sum + header;
 }
 
 static __always_inline int slc_forward(struct slc_context *ctx, struct slc_packet *packet,

@@ -113,7 +113,7 @@ __noinline int slc_ghash_header(struct slc_context *ctx, const struct slc_sessio
 
 /*
  * GHASH over header, payload and their lengths. The load behind a partial block
- * ends in what follows: the payload, and 16 octets of tag.
+ * of the payload ends in the tag, that of the header in tag or payload.
  */
 __noinline int slc_ghash(struct slc_context *ctx, const struct slc_session *session,
 			 const struct slc_packet *packet, struct slc_ghash *out)
@@ -140,10 +140,10 @@ __noinline int slc_ghash(struct slc_context *ctx, const struct slc_session *sess
 		p = slc_data(ctx) + at;
 		end = slc_end(ctx);
 		slc_opaque(p);
-		if ((const void *)(p + 2) > end)
+		if ((const void *)p + 12 > end)
 			return 0;
 		high = bpf_be64_to_cpu(p[0]);
-		low = bpf_be64_to_cpu(p[1]) & ~0ULL << 32;
+		low = (__u64)bpf_ntohl(*(const __u32 *)(p + 1)) << 32;
 		/* rest is 4, 8 or 12 */
 		if (rest <= 8) {
 			low = 0;

@@ -65,7 +65,7 @@ static __always_inline int slc_parse(struct slc_context *ctx, struct slc_packet 
 	struct slc_binding *binding;
 	struct ethhdr *ether = data;
 	struct udphdr *udp;
-	__u32 l3 = sizeof(*ether), length;
+	__u32 l3 = sizeof(*ether), length, ports;
 	__be16 proto;
 
 	if ((void *)(ether + 1) > end)
@@ -137,8 +137,9 @@ static __always_inline int slc_parse(struct slc_context *ctx, struct slc_packet 
 	if (bpf_ntohs(udp->len) != length || length < sizeof(*udp) ||
 	    packet->rtp + packet->length > packet->frame)
 		return SLC_UP_LENGTH;
-	key.local_port = udp->dest;
-	key.remote_port = udp->source;
+	/* both ports in one store, which is how the hash reads them */
+	ports = *(__u32 *)udp;
+	*(__u32 *)&key.local_port = ports << 16 | ports >> 16;
 	binding = bpf_map_lookup_elem(&bindings, &key);
 	if (!binding)
 		return SLC_UP_UNKNOWN;
