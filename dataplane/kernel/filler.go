@@ -5,21 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/sluicegw/sluice/bpf"
 )
 
 // The filler's pace. A round looks at every stream once; rounds come quicker
-// when some ring is drained by more than half between two of them.
+// when some ring is drained by more than half between two of them. The slower
+// they are, the less each costs a packet: at the slowest a voice stream needs six
+// of the fourteen that its ring is ahead.
 const (
 	fastestRound = 5 * time.Millisecond
-	slowestRound = 60 * time.Millisecond
-	// share of one processor, as 1/share, that the filler takes at most.
+	slowestRound = 120 * time.Millisecond
+	// fillerShare of one processor, as 1/fillerShare, is what the filler takes at
+	// most. It is counted in processor time: waiting for a turn is not working.
 	fillerShare = 2
+	// looked is how many streams are filled between two looks at the clock.
+	looked = 16
 	// burst is how many packets of one ring are filled before the next ring has
 	// its turn.
 	burst = 16
@@ -34,7 +41,7 @@ type filler struct {
 
 	mu      sync.Mutex
 	streams map[uint32]*filled // by state slot
-	order   []uint32           // state slots, for the round robin
+	order   []*filled          // for the round robin
 	turn    int                // where the next round begins
 	top     uint32             // highest state slot in use
 
@@ -49,11 +56,12 @@ type FillerStats struct {
 	Rounds  uint64
 	Slots   uint64        // keystreams computed
 	Behind  uint64        // rounds that ran out of their time
-	Busy    time.Duration // time spent
+	Busy    time.Duration // processor time spent
 	Streams int           // now
 }
 
 type filled struct {
+	at      int // in order
 	rings   []*keystreamRing
 	highest uint64
 	look    uint64 // the first look that may speak of it: earlier ones read another's slot
@@ -75,8 +83,9 @@ func (f *filler) add(slot uint32, highest uint64, rings []*keystreamRing) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.streams[slot] = &filled{rings: rings, highest: highest, look: f.looks + 1}
-	f.order = append(f.order, slot)
+	s := &filled{at: len(f.order), rings: rings, highest: highest, look: f.looks + 1}
+	f.streams[slot] = s
+	f.order = append(f.order, s)
 	f.top = max(f.top, slot)
 	for _, r := range rings {
 		f.stats.Slots += uint64(r.fill(highest, int(r.class.slots)))
@@ -87,17 +96,16 @@ func (f *filler) add(slot uint32, highest uint64, rings []*keystreamRing) {
 func (f *filler) remove(slot uint32) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.streams[slot]; !ok {
+	s, ok := f.streams[slot]
+	if !ok {
 		return
 	}
 	delete(f.streams, slot)
-	for i, s := range f.order {
-		if s == slot {
-			f.order[i] = f.order[len(f.order)-1]
-			f.order = f.order[:len(f.order)-1]
-			break
-		}
-	}
+	last := len(f.order) - 1
+	f.order[last].at = s.at
+	f.order[s.at] = f.order[last]
+	f.order[last] = nil
+	f.order = f.order[:last]
 	if slot == f.top {
 		f.top = 0
 		for s := range f.streams {
@@ -116,6 +124,8 @@ func (f *filler) statistics() FillerStats {
 
 // run goes round until the context ends.
 func (f *filler) run(ctx context.Context) {
+	runtime.LockOSThread() // its processor time is what is bounded
+	defer runtime.UnlockOSThread()
 	period := slowestRound
 	timer := time.NewTimer(period)
 	defer timer.Stop()
@@ -127,63 +137,77 @@ func (f *filler) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		start := time.Now()
-		drained, err := f.round(start.Add(period / fillerShare))
+		drained, busy, err := f.round(period / fillerShare)
 		if err != nil && !failed {
 			f.log.Error("keystream is not made ahead any more, packets cost more", "error", err)
 		}
 		failed = err != nil
-		busy := time.Since(start)
 		switch {
 		case drained > 1.0/2:
 			period = max(period/2, fastestRound)
 		case drained < 1.0/4:
 			period = min(period+period/8, slowestRound)
 		}
-		timer.Reset(max(period-busy, busy*(fillerShare-1)))
+		timer.Reset(max(period-time.Since(start), busy*(fillerShare-1)))
 	}
 }
 
-// round brings every ring up to date, or as many as fit before the deadline.
-// drained is the largest part of a ring that was used since the last round.
-func (f *filler) round(deadline time.Time) (drained float64, err error) {
-	start := time.Now()
-	f.mu.Lock()
-	none := len(f.order) == 0
-	f.mu.Unlock()
-	if none {
-		return 0, nil
+// threadTime is the processor time of the calling thread, 0 when the kernel does
+// not say.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
+		return 0
 	}
-	if drained, err = f.look(); err != nil {
-		return 0, err
-	}
+	return time.Duration(ts.Nano())
+}
+
+// round brings every ring up to date, or as many as fit into the budget of
+// processor time. drained is the largest part of a ring that was used since the
+// last round, busy the time it took. The caller has locked its thread.
+func (f *filler) round(budget time.Duration) (drained float64, busy time.Duration, err error) {
+	start := threadTime()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if len(f.order) == 0 {
+		return 0, 0, nil
+	}
+	if drained, err = f.look(); err != nil {
+		return 0, threadTime() - start, err
+	}
 	f.stats.Rounds++
-	// Passes of one burst for each stream, until nobody needs more.
+	if !f.pass(func() bool { return threadTime()-start >= budget }) {
+		f.stats.Behind++
+	}
+	busy = threadTime() - start
+	f.stats.Busy += busy
+	return drained, busy, nil
+}
+
+// pass gives every stream a burst, again and again until nobody needs more; it
+// reports false when it was over before. The lock is let go now and then.
+func (f *filler) pass(over func() bool) bool {
 	for more := true; more; {
 		more = false
-		for range len(f.order) {
+		for n := range len(f.order) {
 			f.turn = (f.turn + 1) % len(f.order)
-			if f.fill(f.streams[f.order[f.turn]]) {
+			if f.fill(f.order[f.turn]) {
 				more = true
 			}
-			if f.yield(deadline) {
-				f.stats.Behind++
-				f.stats.Busy += time.Since(start)
-				return drained, nil
+			if n%looked != looked-1 {
+				continue
+			}
+			if over() {
+				return false
+			}
+			f.mu.Unlock()
+			f.mu.Lock()
+			if len(f.order) == 0 {
+				return true
 			}
 		}
 	}
-	f.stats.Busy += time.Since(start)
-	return drained, nil
-}
-
-// yield lets others have the lock between two streams. It tells whether time is up.
-func (f *filler) yield(deadline time.Time) bool {
-	f.mu.Unlock()
-	over := time.Now().After(deadline)
-	f.mu.Lock()
-	return over || len(f.order) == 0
+	return true
 }
 
 // fill gives one stream its burst and tells whether it needs more.
@@ -196,19 +220,19 @@ func (f *filler) fill(s *filled) (more bool) {
 	return more
 }
 
-// look reads how far every stream has come.
+// look reads how far every stream has come. The lock is held, but not while the
+// kernel is asked.
 func (f *filler) look() (drained float64, err error) {
-	f.mu.Lock()
 	f.looks++
 	top := f.top
-	f.mu.Unlock()
 	var cursor ebpf.MapBatchCursor
 	for read := uint32(0); read <= top; {
+		f.mu.Unlock()
 		n, err := f.states.BatchLookup(&cursor, f.slots, f.values, nil)
+		f.mu.Lock()
 		if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return 0, fmt.Errorf("read the streams' positions: %w", err)
 		}
-		f.mu.Lock()
 		for i := range n {
 			s := f.streams[f.slots[i]]
 			if s == nil || s.look > f.looks || f.values[i].Started == 0 {
@@ -223,7 +247,6 @@ func (f *filler) look() (drained float64, err error) {
 			}
 			s.highest = highest
 		}
-		f.mu.Unlock()
 		read += uint32(n)
 		if err != nil || n == 0 {
 			break
