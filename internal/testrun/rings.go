@@ -52,7 +52,7 @@ func house(r *run) {
 		r.count.set("house", "gofmt", passed)
 	}
 	r.check("vet", ".", "go", "vet", "./...")
-	r.check("lint", ".", "go", "run", lint, "run", "./...")
+	r.check("lint", ".", "go", "run", lint, "run", "--allow-parallel-runners", "./...")
 	if exists(webphone, "package.json") {
 		r.check("webphone types", webphone, "npm", "run", "-s", "check")
 		r.generated("webphone assets", []string{webphone + "/dist"}, "npm", "--prefix", webphone, "run", "-s", "build")
