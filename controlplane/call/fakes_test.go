@@ -581,7 +581,6 @@ type rig struct {
 	caller   *caller
 	engine   *engine
 	web, rtp *factory
-	cfg      Config
 
 	mu     sync.Mutex
 	events []Event

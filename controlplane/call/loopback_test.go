@@ -403,6 +403,8 @@ func TestLoopbackHold(t *testing.T) {
 				near.heard().want(t, "0 "+far.word, 10)
 				far.heard().want(t, "0 "+near.word, 10)
 			}
+			a.heard().oneStream(t)
+			b.heard().oneStream(t)
 			b.c.bye()
 			a.c.wantBye(patience)
 			g.waitIdle()
@@ -489,6 +491,7 @@ func TestLoopbackForkWithEarlyMedia(t *testing.T) {
 	}
 	<-a.c.offers // the codec is settled by re-INVITE
 	a.heard().want(t, "8 second", 10)
+	a.heard().oneStream(t)
 	a.c.bye()
 	second.c.wantBye(patience)
 	g.waitIdle()

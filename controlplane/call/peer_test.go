@@ -19,8 +19,12 @@ import (
 // heard collects what arrived, by what it says: every packet's payload is the
 // sender's word repeated.
 type heard struct {
-	mu    sync.Mutex
-	words map[string]int // packets by payload type and word: "0 alice"
+	mu     sync.Mutex
+	words  map[string]int             // packets by payload type and word: "0 alice"
+	seen   map[uint32]map[uint16]bool // sequence numbers by SSRC
+	twice  int                        // packets with a number that was used before
+	newest uint16
+	back   int // packets older than one that came before
 }
 
 func (h *heard) note(p *rtp.Packet) {
@@ -28,8 +32,18 @@ func (h *heard) note(p *rtp.Packet) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.words == nil {
-		h.words = map[string]int{}
+		h.words, h.seen = map[string]int{}, map[uint32]map[uint16]bool{}
 	}
+	if h.seen[p.SSRC] == nil {
+		h.seen[p.SSRC] = map[uint16]bool{}
+	} else if int16(p.SequenceNumber-h.newest) < 0 {
+		h.back++
+	}
+	h.newest = p.SequenceNumber
+	if h.seen[p.SSRC][p.SequenceNumber] {
+		h.twice++
+	}
+	h.seen[p.SSRC][p.SequenceNumber] = true
 	h.words[fmt.Sprintf("%d %s", p.PayloadType, word)]++
 }
 
@@ -55,6 +69,17 @@ func (h *heard) want(t testing.TB, what string, n int) {
 			t.Fatalf("heard %s, want %d more of %q", h, n, what)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// oneStream checks that all of it came as one stream: one SSRC, whose sequence
+// numbers only grow. Towards SRTP anything else would repeat a keystream.
+func (h *heard) oneStream(t testing.TB) {
+	t.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.seen) != 1 || h.twice > 0 || h.back > 0 {
+		t.Errorf("%d SSRCs, %d numbers used twice, %d packets out of order", len(h.seen), h.twice, h.back)
 	}
 }
 
