@@ -245,26 +245,27 @@ func (w *Way) Verify(ctx context.Context, rounds int, pps float64) (traffic.Tall
 	return checker.Tally(), checker, errors.Join(err, received, lerr)
 }
 
-// Settle sends rounds of every source until each flow takes the bench's path.
+// beyondCut is more packets than an engine takes after a stream was handed over:
+// those below the cut are still the user engine's.
+const beyondCut = 48
+
+// Settle sends rounds of every source until each flow takes the bench's path, and
+// then past the cut of its hand-over.
 func (b *Bench) Settle(ctx context.Context) error {
 	deadline := time.Now().Add(20*time.Second + time.Duration(b.Spec.Calls)*10*time.Millisecond)
 	for {
-		for _, w := range []*Way{b.ToPhones, b.ToBrowsers} {
-			frames, err := w.Frames(1)
-			if err != nil {
-				return err
-			}
-			// A call's usual pace: 50 packets a second.
-			if _, err := w.Flood(ctx, frames, max(1000, 50*float64(len(frames))), b.CPU); err != nil {
-				return err
-			}
+		if err := b.send(ctx, 1); err != nil {
+			return err
 		}
 		s, err := b.Stats()
 		if err != nil {
 			return err
 		}
 		if s.Flows[b.Spec.Path] >= 2*b.Spec.Calls {
-			return nil
+			if b.Spec.Path == PathUser {
+				return nil
+			}
+			return b.send(ctx, beyondCut)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -273,6 +274,21 @@ func (b *Bench) Settle(ctx context.Context) error {
 			return fmt.Errorf("%d of %d flows take %s: %v", s.Flows[b.Spec.Path], 2*b.Spec.Calls, b.Spec.Path, s.Flows)
 		}
 	}
+}
+
+// send sends rounds of every source both ways, at a call's usual 50 packets a
+// second and no more than the user engine takes.
+func (b *Bench) send(ctx context.Context, rounds int) error {
+	for _, w := range []*Way{b.ToPhones, b.ToBrowsers} {
+		frames, err := w.Frames(rounds)
+		if err != nil {
+			return err
+		}
+		if _, err := w.Flood(ctx, frames, min(max(1000, 50*float64(len(w.Sources))), 50_000), b.CPU); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func monotonic() time.Duration {
