@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -124,6 +125,8 @@ func TestFillerKeepsAhead(t *testing.T) {
 // With too little time everybody gets a part: nobody is filled twice before all
 // have been filled once.
 func TestFillerIsFair(t *testing.T) {
+	runtime.LockOSThread() // as run does
+	defer runtime.UnlockOSThread()
 	const streams = 64
 	b := newBench(t, streams)
 	r := rand.New(rand.NewPCG(2, 2))
