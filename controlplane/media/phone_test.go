@@ -417,9 +417,14 @@ func TestRefusedOffers(t *testing.T) {
 		{"SAVP without crypto", "a=crypto", ph.sdp("RTP/SAVP 0")},
 		{"a browser's offer", "not supported", ph.sdp("UDP/TLS/RTP/SAVPF 0")},
 		{"no codec that is carried", "no codec", ph.sdp("RTP/AVP 96", "a=rtpmap:96 red/8000")},
+		{"loopback from elsewhere", "loopback", ph.sdp("RTP/AVP 0")},
 		{"multicast", "multicast", []byte("v=0\r\no=- 1 1 IN IP4 host\r\ns=-\r\nc=IN IP4 224.2.1.1/127\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n")},
 	} {
-		leg, _ := g.leg(t, false, "127.0.0.1:5060", call.MediaOptions{})
+		source := "127.0.0.1:5060"
+		if tc.want == "loopback" {
+			source = "192.0.2.9:5060"
+		}
+		leg, _ := g.leg(t, false, source, call.MediaOptions{})
 		_, err := leg.TakeOffer(tc.body)
 		var e *sdp.Error
 		if !errors.As(err, &e) || e.Code != 488 || !strings.Contains(e.Msg, tc.want) {

@@ -40,7 +40,7 @@ type leg struct {
 var _ call.Media = (*leg)(nil)
 
 func newLeg(f *Factory, p call.Party, o call.MediaOptions) (*leg, error) {
-	style := sdp.Style{Proto: sdp.AVP, Accept: accept}
+	style := sdp.Style{Proto: sdp.AVP}
 	if o.SDES {
 		style.Proto = sdp.SAVP
 	}
@@ -48,8 +48,10 @@ func newLeg(f *Factory, p call.Party, o call.MediaOptions) (*leg, error) {
 	_, _ = rand.Read(seed[:]) // never fails
 	l := &leg{
 		log: f.log.With("leg", o.LegID), plane: f.plane, network: p.Network, sdes: o.SDES, v6: o.V6, events: o.Events,
-		neg: sdp.NewNegotiator(style, binary.BigEndian.Uint64(seed[:])), source: p.Source,
+		source: p.Source,
 	}
+	style.Accept = l.accept
+	l.neg = sdp.NewNegotiator(style, binary.BigEndian.Uint64(seed[:]))
 	var err error
 	if l.spare, err = l.newTransport(o.V6); err != nil {
 		return nil, err
@@ -68,15 +70,18 @@ func (l *leg) newTransport(v6 bool) (*dataplane.Transport, error) {
 }
 
 // accept says why an offered section cannot be carried.
-func accept(m *sdp.Media) string {
+func (l *leg) accept(m *sdp.Media) string {
 	addr, ok := m.Addr()
-	switch {
+	switch from := l.source.Addr(); {
 	case m.Host == "":
 		return "the " + m.Name + " line has no c= address"
 	case !ok:
 		return "the " + m.Name + " line's c= has a host name; write an address"
 	case addr.IsMulticast():
 		return "the " + m.Name + " line's c= is a multicast address"
+	case addr.IsLoopback() && from.IsValid() && !from.IsLoopback():
+		// Nobody but this host may have media sent to its own services.
+		return "the " + m.Name + " line's c= is a loopback address, which from here is the gateway itself"
 	}
 	switch m.Proto {
 	case sdp.AVP, sdp.AVPF:
@@ -133,7 +138,7 @@ func (l *leg) TakeAnswer(answer []byte) ([]sdp.Line, error) {
 	}
 	for i := range d.Media {
 		if m := &d.Media[i]; m.Port != 0 {
-			if reason := accept(m); reason != "" {
+			if reason := l.accept(m); reason != "" {
 				return nil, sdp.NotAcceptable("the answer: %s", reason)
 			}
 		}
