@@ -25,7 +25,9 @@ type fakeForwarder struct {
 	refuse  Reason
 	failing error         // of Install
 	delay   time.Duration // of Install
+	pause   func()        // in Install
 	stuck   error         // of Release and Remove
+	lost    bool          // every packet goes up
 	counts  struct{ installs, updates, releases, removes, carried, injected int }
 }
 
@@ -64,6 +66,12 @@ func (w *fakeForwarder) context(s Session) *srtp.Context {
 
 func (w *fakeForwarder) Install(f *Flow, state State, cut uint64) error {
 	time.Sleep(w.delay) // what a slow kernel does
+	w.mu.Lock()
+	pause := w.pause
+	w.mu.Unlock()
+	if pause != nil {
+		pause()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counts.installs++
@@ -174,7 +182,7 @@ func (w *fakeForwarder) ingress(raw []byte, from, to netip.AddrPort) ([]byte, ne
 func (f *fakeFlow) carry(w *fakeForwarder, raw []byte) ([]byte, netip.AddrPort, bool) {
 	index := f.window.Estimate(binary.BigEndian.Uint16(raw[2:]))
 	far := int64(index)-int64(f.window.Highest()) > maxDropout || int64(f.window.Highest())-int64(index) >= srtp.WindowSize
-	if index <= f.above || index > f.until || f.in == nil && far || f.Payload[raw[1]&0x7f] == PayloadDrop {
+	if w.lost || index <= f.above || index > f.until || f.in == nil && far || f.Payload[raw[1]&0x7f] == PayloadDrop {
 		return nil, netip.AddrPort{}, false // up
 	}
 	if !f.window.Check(index) {
@@ -205,7 +213,9 @@ func (f *fakeFlow) carry(w *fakeForwarder, raw []byte) ([]byte, netip.AddrPort, 
 		raw, _ = f.out.Protect(raw, h, out)
 	}
 	w.counts.carried++
-	w.capture.take(f.Out, raw)
+	if w.capture != nil {
+		w.capture.take(f.Out, raw)
+	}
 	return raw, f.OutRemote, true
 }
 

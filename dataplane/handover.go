@@ -23,6 +23,9 @@ const (
 	releaseDrain = 500 * time.Millisecond
 	// retryAfter is when a refused stream is offered again.
 	retryAfter = 10 * time.Second
+	// maxRefused is how many packets of a stream a Forwarder may pass up before
+	// the stream comes back.
+	maxRefused = 5
 	// readFor is how long a Forwarder.Read stands.
 	readFor = 100 * time.Millisecond
 )
@@ -48,14 +51,15 @@ type flow struct {
 	base  uint64 // lowest input index it carries
 	seen  int    // packets forwarded by the user engine
 
-	owner  owner
-	cut    uint64
-	why    Reason    // why it is with the user engine
-	asked  bool      // Install has been asked for
-	retry  time.Time // not before
-	held   []heldPacket
-	done   chan struct{} // closed when Install has returned
-	result error
+	owner   owner
+	cut     uint64
+	why     Reason    // why it is with the user engine
+	asked   bool      // Install has been asked for
+	retry   time.Time // not before
+	refused int       // packets in sequence that the Forwarder passed up
+	held    []heldPacket
+	done    chan struct{} // closed when Install has returned
+	result  error
 }
 
 type heldPacket struct {
@@ -257,8 +261,18 @@ func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via 
 	if h.inject(s, packet, via, from) {
 		return true
 	}
-	// The programs do not want it either. For plain RTP that is how a sender
-	// that started anew looks.
+	// The programs do not want it either.
+	w := h.read(s, b.now).Window
+	if d := int64(w.Estimate(seq)) - int64(w.Highest()); d > 0 && d <= maxDropout {
+		// They should have: there may be no route any more.
+		if f.refused++; f.refused >= maxRefused && h.takeBack(t, s) {
+			s.flow.why, s.flow.retry = ReasonInstallFailed, b.now.Add(retryAfter)
+			return false
+		}
+		h.plane.drop(s, dropForwarder)
+		return true
+	}
+	// For plain RTP that is how a sender that started anew looks.
 	if t.in.ctx == nil && s.suspicious && seq == s.suspect && h.takeBack(t, s) {
 		return false
 	}
@@ -399,6 +413,7 @@ func (h *handover) takeBack(t *Transport, s *stream) bool {
 	}
 	again := *f
 	again.ID, again.seen, again.asked, again.done, again.result = t.plane.newFlow(), 0, false, nil, nil
+	again.refused = 0
 	s.flow = &again
 	return true
 }

@@ -304,3 +304,52 @@ func TestRestartUnderForwarder(t *testing.T) {
 		t.Errorf("%d of 50 packets after the restart", got)
 	}
 }
+
+// TestForwarderRefuses takes a stream back from a Forwarder that passes its
+// packets up, as after a route was lost.
+func TestForwarderRefuses(t *testing.T) {
+	for _, p := range pairs {
+		x := newPairOver(t, p[0], p[1], nil)
+		x.carried(t)
+		x.forward.mu.Lock()
+		x.forward.lost = true
+		x.forward.mu.Unlock()
+		before := x.forward.capture.count()
+		x.send(50)
+		if got := x.forward.capture.count() - before; got < 50-maxRefused {
+			t.Errorf("%v: %d of 50 packets", p, got)
+		}
+		if st := x.a.line.Stats(); st.Path != "user" || st.Reason != ReasonInstallFailed {
+			t.Errorf("%v: %+v", p, st)
+		}
+	}
+}
+
+// TestInstallSlow sends on while Install takes its time: what is above the cut
+// waits, and goes to whoever has the stream in the end.
+func TestInstallSlow(t *testing.T) {
+	for _, failing := range []error{nil, errors.New("no")} {
+		entered, leave := make(chan struct{}), make(chan struct{})
+		x := newPairOver(t, srtp.ProfileAEADAES128GCM, srtp.ProfileAES128CMHMACSHA1_80, func(w *fakeForwarder) {
+			w.failing = failing
+			w.pause = func() { entered <- struct{}{}; <-leave }
+		})
+		x.send(settlePackets)
+		<-entered
+		x.send(installMargin + maxHeld)
+		if got := x.forward.capture.count(); got != settlePackets+installMargin {
+			t.Errorf("%d packets left during Install", got)
+		}
+		close(leave)
+		eventually(t, "those that waited are out", func() bool {
+			return x.b.line.Stats().Sent.Packets == settlePackets+installMargin+maxHeld
+		})
+		x.forward.mu.Lock()
+		x.forward.pause = nil
+		x.forward.mu.Unlock()
+		x.send(10)
+		if failing == nil { // else those that waited left by a socket, unseen
+			x.arrived(t)
+		}
+	}
+}
