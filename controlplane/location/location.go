@@ -30,14 +30,19 @@ type Binding struct {
 	WebRTC    bool // reached over WebSocket, media is WebRTC
 }
 
-// Key tells bindings of one AOR apart: instance and reg-id when the user agent
-// gave them (RFC 5626 6), else the contact URI.
+// Key tells bindings of one AOR apart: by instance and reg-id when the user agent
+// has an instance (RFC 5626 6; one that restarts replaces its old binding even
+// without reg-id), else by the contact URI.
 func (b *Binding) Key() string {
-	if b.Instance != "" && b.RegID > 0 {
+	if b.Instance != "" {
 		return "i" + strconv.Itoa(b.RegID) + " " + b.Instance
 	}
 	return "c" + b.Contact
 }
+
+// Bound tells whether the binding can be reached by its flow only, and so ends
+// with it: a browser, or a user agent that keeps its flow up by RFC 5626.
+func (b *Binding) Bound() bool { return b.WebRTC || b.Instance != "" && b.RegID > 0 }
 
 // Change is what happened to a binding.
 type Change int
@@ -77,7 +82,7 @@ type Store interface {
 	Update(ctx context.Context, aor string, put, remove []Binding) ([]Binding, error)
 	// Lookup returns the live bindings of an AOR, the latest refreshed first.
 	Lookup(ctx context.Context, aor string) ([]Binding, error)
-	// DropFlow removes every binding made over a flow that is gone.
+	// DropFlow removes every binding that is Bound to a flow that is gone.
 	DropFlow(ctx context.Context, flow string) error
 	// Watch calls f for each change, one at a time and in order, until stop is
 	// called. f must not block and must not call the store.

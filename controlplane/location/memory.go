@@ -199,7 +199,9 @@ func (m *Memory) DropFlow(_ context.Context, flow string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for e := range m.byFlow[flow] {
-		m.drop(e, Removed)
+		if e.Bound() {
+			m.drop(e, Removed)
+		}
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func TestAgainstModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				aor := fmt.Sprint("u", rapid.IntRange(0, 3).Draw(t, "aor"))
-				b := Binding{AOR: aor, Contact: fmt.Sprint(rapid.IntRange(0, 5).Draw(t, "contact")), Flow: fmt.Sprint("f", rapid.IntRange(0, 3).Draw(t, "flow")),
+				b := Binding{AOR: aor, WebRTC: rapid.Bool().Draw(t, "web"), Contact: fmt.Sprint(rapid.IntRange(0, 5).Draw(t, "contact")), Flow: fmt.Sprint("f", rapid.IntRange(0, 3).Draw(t, "flow")),
 					Expires: now.Add(time.Duration(rapid.IntRange(1, 50).Draw(t, "life")) * time.Second)}
 				if _, err := m.Update(ctx, aor, []Binding{b}, nil); err == nil {
 					model[aor+b.Contact] = b
@@ -138,7 +138,7 @@ func TestAgainstModel(t *testing.T) {
 				f := fmt.Sprint("f", rapid.IntRange(0, 3).Draw(t, "flow"))
 				_ = m.DropFlow(ctx, f)
 				for k, b := range model {
-					if b.Flow == f {
+					if b.Flow == f && b.WebRTC {
 						delete(model, k)
 					}
 				}

@@ -225,6 +225,7 @@ func (d *dialog) tell(f func()) {
 	}
 	d.telling.Lock()
 	defer d.telling.Unlock()
+	defer func() { d.s.panicked(recover(), "call_id", d.id.callID) }()
 	f()
 }
 

@@ -3,8 +3,6 @@ package sip
 import (
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -228,8 +226,7 @@ func (d *dialog) answerOffer(ctx context.Context, x *serverTx, req *gosip.Reques
 // ask calls OnReinvite; a panic of the call is a 500.
 func (d *dialog) ask(ctx context.Context, offer []byte) (sdp []byte, code int) {
 	defer func() {
-		if p := recover(); p != nil {
-			d.s.log.Error("panic in a call", "call_id", d.id.callID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		if d.s.panicked(recover(), "call_id", d.id.callID) {
 			sdp, code = nil, 500
 		}
 	}()
@@ -248,9 +245,7 @@ func (d *dialog) onInfo(x *serverTx, req *gosip.Request) {
 		defer d.s.wg.Done()
 		code := 500
 		defer func() {
-			if p := recover(); p != nil {
-				d.s.log.Error("panic in a call", "call_id", d.id.callID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			}
+			d.s.panicked(recover(), "call_id", d.id.callID)
 			if code < 200 || code > 699 {
 				code = 500
 			}

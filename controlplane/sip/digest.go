@@ -149,7 +149,7 @@ func (s *Server) authenticate(f *flow, req *gosip.Request, header string) (user 
 			continue
 		}
 		when, mine := s.issued(c.nonce)
-		if !mine || !sameTarget(c.uri, req) {
+		if !sameTarget(c.uri, req) {
 			return "", unauthenticated
 		}
 		// An unknown user costs the same as a known one.
@@ -166,12 +166,14 @@ func (s *Server) authenticate(f *flow, req *gosip.Request, header string) (user 
 		}
 		same := subtle.ConstantTimeCompare([]byte(want), []byte(c.response)) == 1
 		if !same || !known {
+			s.counts.refused.Add(1)
 			if s.guard.failed(f.remote.Addr(), now) {
 				s.log.Warn("authentication fails repeatedly: source slowed down", "source", f.remote.Addr())
 			}
 			return "", unauthenticated
 		}
-		if now.Sub(when) > nonceLife || when.After(now.Add(time.Minute)) {
+		// A right answer to a nonce from before a restart is stale, not wrong.
+		if !mine || now.Sub(when) > nonceLife || when.After(now.Add(time.Minute)) {
 			return c.username, stale
 		}
 		if !s.guard.fresh(c.nonce, c.username, c.nc, when, now) {

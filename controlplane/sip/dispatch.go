@@ -7,7 +7,6 @@ import (
 	"encoding/base32"
 	"fmt"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 
 	gosip "github.com/emiago/sipgo/sip"
@@ -25,9 +24,7 @@ func addrPortOf(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPor
 // of a flow come in order; a panic costs the message it came from.
 func (s *Server) receive(f *flow, data []byte) {
 	defer func() {
-		if p := recover(); p != nil {
-			s.log.Error("panic while handling a SIP message", "source", f.remote, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		}
+		s.panicked(recover(), "source", f.remote)
 	}()
 	if len(bytes.TrimLeft(data, "\r\n\x00 ")) == 0 {
 		// RFC 5626: a double CRLF is a ping on a connection; over UDP it only
@@ -43,6 +40,7 @@ func (s *Server) receive(f *flow, data []byte) {
 		if e, ok := err.(*fault); ok {
 			code, reason = e.code, e.reason
 		}
+		s.counts.malformed.Add(1)
 		s.log.Debug("malformed message", "source", f.remote, "transport", f.transport, "why", reason)
 		s.refuse(f, h, code, reason)
 		return

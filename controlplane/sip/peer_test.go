@@ -197,7 +197,7 @@ func (p *peer) contact() string {
 	if p.transport == "WS" {
 		return "<sip:" + p.user + "x@" + host + t + ">"
 	}
-	return "<sip:" + p.user + "@" + host + ":" + port + t + ">"
+	return "<sip:" + p.user + "@" + net.JoinHostPort(host, port) + t + ">"
 }
 
 func (p *peer) send(text string) {

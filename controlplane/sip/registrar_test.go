@@ -114,6 +114,14 @@ func TestAuthentication(t *testing.T) {
 		t.Fatalf("replayed credentials: %d %s", replay.StatusCode, value(replay, "WWW-Authenticate"))
 	}
 
+	// A phone that keeps its nonce over a restart of the gateway.
+	c.Nonce = "x" + c.Nonce
+	cr, _ = digest.Digest(c, digest.Options{Method: "REGISTER", URI: "sip:" + testDomain, Username: "phone1", Password: "p1secret", Count: 3})
+	old := p.registerOnce("", "Authorization: "+cr.String())
+	if old.StatusCode != 401 || !strings.Contains(value(old, "WWW-Authenticate"), "stale=true") {
+		t.Fatalf("nonce of another life: %d %s", old.StatusCode, value(old, "WWW-Authenticate"))
+	}
+
 	p.password = "wrong"
 	wrong := p.registerOnce("", p.credentials(p.registerOnce("", ""), "REGISTER", "sip:"+testDomain))
 	q := w.newPeer("nobody", "UDP")

@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gosip "github.com/emiago/sipgo/sip"
@@ -72,6 +75,45 @@ type Server struct {
 
 	txs     *transactions
 	dialogs *dialogs
+	counts  counts
+}
+
+// counts are what happened since the start.
+type counts struct{ malformed, panics, refused atomic.Uint64 }
+
+// Stats are a server's figures.
+type Stats struct {
+	Connections        int // TCP, TLS and WebSocket
+	Dialogs            int
+	ServerTransactions int
+	ClientTransactions int
+	Malformed          uint64 // messages refused before they were parsed
+	Panics             uint64 // messages and calls that made a handler panic
+	Unauthenticated    uint64 // requests whose credentials were wrong
+}
+
+// Stats returns the figures of now.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Dialogs: s.dialogs.len(), Malformed: s.counts.malformed.Load(),
+		Panics: s.counts.panics.Load(), Unauthenticated: s.counts.refused.Load(),
+	}
+	st.ServerTransactions, st.ClientTransactions = s.txs.len()
+	s.mu.Lock()
+	st.Connections = len(s.flows)
+	s.mu.Unlock()
+	return st
+}
+
+// panicked counts and logs what a handler did to one message or call. It is
+// called with recover's value, nil for none.
+func (s *Server) panicked(p any, args ...any) bool {
+	if p == nil {
+		return false
+	}
+	s.counts.panics.Add(1)
+	s.log.Error("panic: one message or call is lost", append(args, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))...)
+	return true
 }
 
 var _ call.Caller = (*Server)(nil)

@@ -176,10 +176,13 @@ func (o *outgoing) way() (f *flow, uri string, routes []string, err error) {
 		routes = append(routes, "<"+r+">")
 	}
 	if o.t.Flow != "" {
-		if f = o.s.flowByToken(o.t.Flow); f == nil {
+		if f = o.s.flowByToken(o.t.Flow); f != nil {
+			return f, uri, routes, nil
+		}
+		if o.t.Party.WebRTC {
 			return nil, "", nil, errFlowGone
 		}
-		return f, uri, routes, nil
+		// A phone may close its connection and be reached by its contact.
 	}
 	ctx, cancel := context.WithCancel(o.s.ctx)
 	defer cancel()

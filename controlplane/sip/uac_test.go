@@ -200,7 +200,7 @@ func TestUnreachable(t *testing.T) {
 	if r := w.nextResponse(o); r.Code != 503 {
 		t.Fatalf("closed port: %+v", r)
 	}
-	o, _ = w.dialTo(p, func(t *call.Target) { t.Flow = "w" + "nobody" })
+	o, _ = w.dialTo(p, func(t *call.Target) { t.Flow, t.Party.WebRTC = "wgone", true })
 	if r := w.nextResponse(o); r.Code != 503 {
 		t.Fatalf("flow that is gone: %+v", r)
 	}
@@ -353,7 +353,8 @@ func TestDialTCP(t *testing.T) {
 		}
 	}()
 	for range 2 {
-		o, _ := w.dialTo(p, nil)
+		// The connection it registered by is gone; its contact is not.
+		o, _ := w.dialTo(p, func(t *call.Target) { t.Flow = "cgone" })
 		req := p.request("INVITE")
 		if !strings.Contains(value(req, "Contact"), fmt.Sprint(":", w.s.Addr("main", TCP).Port(), ";transport=tcp")) {
 			t.Fatalf("Contact %s is not where we listen", value(req, "Contact"))

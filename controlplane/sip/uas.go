@@ -3,7 +3,6 @@ package sip
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,8 +103,7 @@ func (s *Server) onInvite(f *flow, req *gosip.Request) {
 	// Not waited for by Close: it is the call's goroutine.
 	go func() {
 		defer func() {
-			if p := recover(); p != nil {
-				s.log.Error("panic in a call", "call_id", req.CallID().Value(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if s.panicked(recover(), "call_id", req.CallID().Value()) {
 				_ = inv.Reject(500, "")
 			}
 		}()
