@@ -243,6 +243,7 @@ func openPage(t testing.TB, b *browser, url string, options map[string]any) *web
 	}
 	w := &webphone{t: t, b: b, id: made.Page, name: "browser"}
 	t.Cleanup(func() {
+		w.complaints()
 		if t.Failed() {
 			w.dump()
 		}
@@ -250,6 +251,20 @@ func openPage(t testing.TB, b *browser, url string, options map[string]any) *web
 	})
 	w.do("goto", map[string]any{"url": url}, nil)
 	return w
+}
+
+// complaints fails the test for what the page threw or its policy forbade. What
+// the browser says of connections that a test broke is no fault of the page.
+func (w *webphone) complaints() {
+	var log struct{ Log []string }
+	if w.b.ask("log", map[string]any{"page": w.id}, &log) != nil {
+		return // the browser was killed by the test
+	}
+	for _, line := range log.Log {
+		if strings.HasPrefix(line, "uncaught: ") || strings.Contains(line, "Content Security Policy") {
+			w.t.Errorf("%s: the page complains: %s", w.name, line)
+		}
+	}
 }
 
 func (w *webphone) dump() {
@@ -279,6 +294,13 @@ func (w *webphone) do(op string, arguments map[string]any, value any) {
 func (w *webphone) click(name string) {
 	w.t.Helper()
 	w.do("click", map[string]any{"name": name}, nil)
+}
+
+// text is what an element shows.
+func (w *webphone) text(selector string) (text string) {
+	w.t.Helper()
+	w.do("text", map[string]any{"selector": selector}, &text)
+	return text
 }
 
 // see waits until the page shows the words.

@@ -115,6 +115,9 @@ const operations = {
   async click({ page, timeout = 10000, ...where }) {
     await find(pages.get(page).page, where).click({ timeout });
   },
+  async type({ page, value }) {
+    await pages.get(page).page.keyboard.type(value);
+  },
   async press({ page, key }) {
     await pages.get(page).page.keyboard.press(key);
   },

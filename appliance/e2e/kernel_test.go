@@ -132,11 +132,25 @@ func TestKernelForwardsCalls(t *testing.T) {
 			if n := sum(s.g.metrics(), "sluice_media_packets_total", `path="`+tc.path+`"`); n == 0 {
 				t.Errorf("nothing was counted on %s: %v", tc.path, s.g.metrics())
 			}
+			// The gateway's reports to the browser are true while the kernel forwards.
+			w.see("good", 10*time.Second)
+			if rtt, ok := w.stat("remote-inbound-rtp", "roundTripTime").(float64); !ok || rtt > 0.5 {
+				t.Errorf("the browser's round trip is %v", w.stat("remote-inbound-rtp", "roundTripTime"))
+			}
+			if lost, ok := w.stat("remote-inbound-rtp", "packetsLost").(float64); !ok || lost > 5 {
+				t.Errorf("the browser is told that %v packets were lost", w.stat("remote-inbound-rtp", "packetsLost"))
+			}
 			if tc.freeze {
 				s.soundWhileFrozen(w, phone)
 			}
 			phone.hangUp()
 			w.see("Call ended", 5*time.Second)
+			eventually(t, 10*time.Second, "the streams are gone", func() error {
+				if n := sum(s.g.metrics(), "sluice_flows"); n != 0 {
+					return fmt.Errorf("%v of them", n)
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -243,6 +257,37 @@ func TestWithoutCapabilitiesCallsRunInUserSpace(t *testing.T) {
 	if log := tail(s.g.p.log, 1<<20); !strings.Contains(log, "no-capability") {
 		t.Errorf("the log does not name the reason no-capability:\n%s", log)
 	}
+	phone.hangUp()
+	w.see("Call ended", 5*time.Second)
+}
+
+// A browser whose network goes away without a word: no reset reaches the
+// gateway, its pings stay unanswered and so do the consent checks.
+func TestBrowserIsUnplugged(t *testing.T) {
+	t.Parallel() // with the other long tests, after the short ones
+	s := newSite(t, wiring{gro: true}, nil, gatewayConfig{})
+	phone := s.phone("phone1", tonePhoneA)
+	w := openPhone(t, s.chromium(toneBrowserA), s.g.url())
+	w.signIn("web1", passwords["web1"])
+	w.dial("phone1")
+	phone.established()
+	w.connected()
+	w.hears(tonePhoneA, 10*time.Second)
+	phone.hears(toneBrowserA, 10*time.Second)
+
+	s.ip(s.browser, "link set eth0 down")
+	pulled := time.Now()
+	phone.closed(90 * time.Second)
+	t.Logf("the phone was told after %v", time.Since(pulled).Round(time.Second))
+	w.see("The connection was lost", 60*time.Second)
+
+	s.ip(s.browser, "link set eth0 up")
+	s.ip(s.browser, "route replace default via "+s.gatewayBrowserSide.String())
+	w.see("web1@"+domain, 60*time.Second)
+	phone.dial("sip:web1@" + domain)
+	w.answer()
+	phone.established()
+	w.hears(tonePhoneA, 10*time.Second)
 	phone.hangUp()
 	w.see("Call ended", 5*time.Second)
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,5 +64,65 @@ func TestWordsWithoutMicrophone(t *testing.T) {
 		}, nil)
 		w.dial("web2")
 		w.see(words, 5*time.Second)
+	}
+}
+
+// A whole call without a mouse, and a second one from the list of recent calls.
+func TestKeyboardOnly(t *testing.T) {
+	chromium := chromiumA(t)
+	g := newGateway(t, gatewayConfig{})
+	carrier := g.trunk("answer", sippConfig{echo: true, calls: 2})
+	w := openPhone(t, chromium, g.url())
+	keys := func(names ...string) {
+		t.Helper()
+		for _, k := range names {
+			w.do("press", map[string]any{"key": k}, nil)
+		}
+	}
+	w.do("type", map[string]any{"value": "web1"}, nil) // the name has the focus
+	keys("Tab")
+	w.do("type", map[string]any{"value": passwords["web1"]}, nil)
+	keys("Enter")
+	w.see("web1@"+domain, 10*time.Second)
+	keys("9", "1", "0", "0", "Enter") // so has the number
+	w.connected()
+	w.hears(toneBrowserA, 10*time.Second)
+	keys("m")
+	w.see("You are muted", 5*time.Second)
+	keys("m")
+	w.connected()
+	keys("k", "5", "#")
+	if digits := w.text("#digits"); digits != "5#" {
+		t.Errorf("the keypad shows %q", digits)
+	}
+	keys("k")
+	w.do("press", map[string]any{"key": "Enter"}, nil) // the focus is on Hang up
+	w.see("Call ended", 5*time.Second)
+	w.do("click", map[string]any{"selector": "#recent-list button"}, nil)
+	w.connected()
+	w.click("Hang up")
+	carrier.passes(5 * time.Second)
+}
+
+// Signing out ends the registration and leaves nothing behind on the device.
+func TestSignOut(t *testing.T) {
+	chromium := chromiumA(t)
+	g := newGateway(t, gatewayConfig{})
+	w := web(t, g, chromium, "web1")
+	w.dial("nobody")
+	w.see("No such number or name.", 5*time.Second)
+	w.click("Settings")
+	w.click("Sign out")
+	w.see("Signed out", 5*time.Second)
+	refused(g, "web1", "480").passes(10 * time.Second)
+	var kept map[string]string
+	w.do("evaluate", map[string]any{"script": "() => ({ ...localStorage })"}, &kept)
+	for k, v := range kept {
+		if k != "sluice.audio" {
+			t.Errorf("kept after signing out: %s = %s", k, v)
+		}
+		if strings.Contains(v, passwords["web1"]) {
+			t.Errorf("the password is kept in %s", k)
+		}
 	}
 }

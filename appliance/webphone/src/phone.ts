@@ -27,6 +27,7 @@ export class Phone {
 
   private ua: UA | undefined;
   private proven = false; // the password was accepted once
+  private connecting: number | undefined; // timer
 
   constructor(
     private readonly events: PhoneEvents,
@@ -53,13 +54,20 @@ export class Phone {
       user_agent: 'Sluice web phone',
     });
     this.ua = ua;
-    ua.on('connecting', () => this.become(this.proven ? 'lost' : 'connecting'));
-    ua.on('connected', () => this.become('registering'));
+    ua.on('connecting', () => {
+      this.become(this.proven ? 'lost' : 'connecting');
+      this.watchConnecting();
+    });
+    ua.on('connected', () => {
+      window.clearTimeout(this.connecting);
+      this.become('registering');
+    });
     ua.on('registered', () => {
       this.proven = true;
       this.become('ready');
     });
     ua.on('disconnected', () => {
+      window.clearTimeout(this.connecting);
       if (this.ua !== ua) return;
       if (this.proven) this.become('lost');
       else this.refuse('The gateway does not answer. Check your network and try again.');
@@ -88,6 +96,7 @@ export class Phone {
   }
 
   stop(): void {
+    window.clearTimeout(this.connecting);
     this.call?.hangUp();
     const ua = this.ua;
     this.ua = undefined;
@@ -130,6 +139,15 @@ export class Phone {
     const { transport } = this.ua as unknown as { transport: Transport };
     transport.disconnect();
     transport.connect();
+  }
+
+  // A network that swallows packets leaves a socket connecting for minutes.
+  private watchConnecting(): void {
+    window.clearTimeout(this.connecting);
+    this.connecting = window.setTimeout(() => {
+      if (this.proven) this.reconnect();
+      else this.refuse('The gateway does not answer. Check your network and try again.');
+    }, 8000);
   }
 
   private async microphone(): Promise<MediaStream | undefined> {
