@@ -90,7 +90,6 @@ type differential struct {
 	drops   uint64
 	sent    map[Verdict]int
 	prior   Counters
-	late    [][]byte // RTP not sent in order
 }
 
 func newDifferential(t *testing.T, r *rig, rnd *rand.Rand, program Program, in, out Profile, family int) *differential {

@@ -33,12 +33,11 @@ type fakeForwarder struct {
 
 type fakeFlow struct {
 	Flow
-	window      srtp.Window
-	above       uint64
-	until       uint64
-	counters    Counters
-	in, out     *srtp.Context
-	releasedNow bool
+	window   srtp.Window
+	above    uint64
+	until    uint64
+	counters Counters
+	in, out  *srtp.Context
 }
 
 func newFakeForwarder(t testing.TB) *fakeForwarder {

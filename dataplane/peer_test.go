@@ -3,11 +3,9 @@ package dataplane
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -178,19 +176,6 @@ func (p *peer) send(pkt *pionrtp.Packet) { p.t.Helper(); p.write(p.marshal(pkt))
 func (p *peer) read() *pionrtp.Packet {
 	p.t.Helper()
 	pkt, err := p.readUntil(time.Now().Add(patience))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return pkt
-}
-
-// quiet fails when another packet comes before one sent by other means.
-func (p *peer) tryRead(d time.Duration) *pionrtp.Packet {
-	p.t.Helper()
-	pkt, err := p.readUntil(time.Now().Add(d))
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
-	}
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -71,7 +71,6 @@ type sender struct {
 	rtcpTo    netip.AddrPort
 	rtcpIndex uint32
 	cname     string
-	buf       []byte // RTCP under construction
 }
 
 func newTransport(p *Plane, n *network, ev Events) *Transport {

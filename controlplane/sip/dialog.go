@@ -209,15 +209,6 @@ func (d *dialog) finish() bool {
 	return true
 }
 
-// fail ends the dialog without the far side's BYE.
-func (d *dialog) fail(reason string) {
-	if !d.finish() {
-		return
-	}
-	d.s.log.Info("dialog failed", "call_id", d.id.callID, "party", d.party.Name(), "reason", reason)
-	d.tell(func() { d.h.OnFailed(reason) })
-}
-
 // tell calls one of the handler's notifications.
 func (d *dialog) tell(f func()) {
 	if d.h == nil {
@@ -227,12 +218,6 @@ func (d *dialog) tell(f func()) {
 	defer d.telling.Unlock()
 	defer func() { d.s.panicked(recover(), "call_id", d.id.callID) }()
 	f()
-}
-
-func (d *dialog) isDone() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.done
 }
 
 // moved gives the dialog another flow: after a reconnect, or a NAT that changed

@@ -57,7 +57,7 @@ func TestReinviteByPeer(t *testing.T) {
 
 			h.answers(func(context.Context, []byte) ([]byte, int) { return []byte("our offer"), 200 })
 			l.do("INVITE", "", "") // without SDP: we offer
-			ok = p.response(200, "INVITE")
+			p.response(200, "INVITE")
 			h.want(t, "reinvite ")
 			l.ack("their answer")
 			h.want(t, "ack their answer")

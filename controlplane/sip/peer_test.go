@@ -107,7 +107,6 @@ type peer struct {
 	write          func([]byte) error
 	stop           func()
 	seq            uint32
-	auth           string
 }
 
 func (w *world) newPeer(user, transport string) *peer {
@@ -340,7 +339,6 @@ type leg struct {
 	target      string
 	seq         uint32
 	invite      string // branch of our INVITE
-	routes      []string
 	lastRequest string
 }
 

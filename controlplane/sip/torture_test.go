@@ -206,7 +206,7 @@ func TestPanicIsContained(t *testing.T) {
 	}
 }
 
-type nervous struct{ passwords }
+type nervous struct{}
 
 func (nervous) Password(string) (string, bool) { panic("boo") }
 

@@ -265,7 +265,6 @@ type clientTx struct {
 
 	mu   sync.Mutex
 	done bool // an INVITE has its failure; its repetitions are ACKed here
-	ack  *gosip.Request
 }
 
 // request starts a client transaction. The caller must read its responses until

@@ -136,7 +136,7 @@ func TestCancelOut(t *testing.T) {
 
 	// A context that ends cancels.
 	ctx, stop := context.WithCancel(context.Background())
-	o, err := w.s.Invite(ctx, call.Target{URI: strings.Trim(p.contact(), "<>"), Party: call.Party{Network: "main"}}, call.Address{User: "a"}, call.Address{User: "b"}, []byte("offer"), nil, newHandler())
+	_, err := w.s.Invite(ctx, call.Target{URI: strings.Trim(p.contact(), "<>"), Party: call.Party{Network: "main"}}, call.Address{User: "a"}, call.Address{User: "b"}, []byte("offer"), nil, newHandler())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -138,18 +138,6 @@ func readHead(data []byte) (h *head, body []byte, err error) {
 	return h, body, err
 }
 
-func (h *head) get(name string) (value string, n int) {
-	for _, f := range h.fields {
-		if f.name == name {
-			if n == 0 {
-				value = f.value
-			}
-			n++
-		}
-	}
-	return value, n
-}
-
 // isToken of RFC 3261 25.1.
 func isToken(s string) bool {
 	for i := range len(s) {

@@ -16,8 +16,6 @@ import (
 
 // call is one call through the gateway as the test's two ends see it.
 type call struct {
-	lab            *lab
-	engine         *Engine
 	v6             bool
 	browser, phone *net.UDPConn // the ends
 	atOut, atIn    *net.UDPConn // the gateway's own sockets, for what comes up

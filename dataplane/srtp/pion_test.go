@@ -253,7 +253,7 @@ func TestRefusals(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 5))
 	for _, p := range profiles {
 		c, _ := newPair(t, randomKey(r, p))
-		packet := make([]byte, 20, 20)
+		packet := make([]byte, 20)
 		packet[0] = 0x80
 		if _, err := c.Protect(packet, MinHeader, 0); err != ErrRoom {
 			t.Errorf("no room: %v", err)
