@@ -126,7 +126,7 @@ func TestWrongPassword(t *testing.T) {
 	c := g.phone("phone1", tonePhoneA)
 	c.password = "not-the-password"
 	phone := newBaresip(t, c)
-	eventually(t, 10*time.Second, "the phone is refused", func() error { return phone.logs("401 Unauthorized") })
+	eventually(t, 10*time.Second, "the phone is refused", func() error { return phone.p.logs("401 Unauthorized") })
 	// The right one still works from the same page.
 	w.signIn("web1", passwords["web1"])
 }

@@ -91,6 +91,14 @@ func (p *process) running() bool {
 	}
 }
 
+// logs tells whether the process has written a text.
+func (p *process) logs(text string) error {
+	if !strings.Contains(tail(p.log, 1<<20), text) {
+		return fmt.Errorf("its log has no %q", text)
+	}
+	return nil
+}
+
 // waitExit waits for the process to end by itself and returns its error.
 func (p *process) waitExit(t testing.TB, within time.Duration) error {
 	t.Helper()
