@@ -187,7 +187,7 @@ type ControlSlcStream struct {
 	Vlan            uint16
 	Reserved        uint16
 	ClockQ32        uint32
-	Reserved2       uint32
+	RouteIfindex    uint32
 	Payload         [128]uint8
 }
 

@@ -139,7 +139,7 @@ struct slc_stream {
 	__u16 vlan;		/* 802.1Q id on that device, 0 untagged; host order */
 	__u16 reserved;
 	__u32 clock_q32;	/* RTP clock in 2^-32 ticks per ns: rate * 2^32 / 10^9; 0 unknown */
-	__u32 reserved2;
+	__u32 route_ifindex;	/* the look-up is done as if from here; 0: where the packet came in */
 	__u8 payload[128];	/* payload type map, SLC_PAYLOAD_UP */
 };
 

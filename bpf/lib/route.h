@@ -36,7 +36,7 @@ static __always_inline int slc_fib(struct slc_context *ctx, const struct slc_str
 	fib.l4_protocol = IPPROTO_UDP;
 	fib.sport = stream->source_port;
 	fib.dport = stream->destination_port;
-	fib.ifindex = slc_ingress(ctx);
+	fib.ifindex = stream->route_ifindex ? stream->route_ifindex : slc_ingress(ctx);
 	if (packet->family == 4) {
 		fib.family = SLC_AF_INET;
 		fib.ipv4_src = *(__u32 *)(stream->source + 12);

@@ -39,6 +39,10 @@ type attachment struct {
 	report InterfaceReport
 	tc     link.Link // nil when the clsact filter is used
 	xdp    link.Link // nil when tc alone
+	vrf    bool      // its routes are not the main table's
+	// routeFrom is the interface that routes are asked from, by family (IPv4
+	// first): 0 is the one a packet came in by.
+	routeFrom [2]uint32
 }
 
 func (a *attachment) close() {
@@ -78,7 +82,6 @@ func (a *attacher) attach(l netlink.Link, want Attach) (at *attachment) {
 		r.Path, r.Reason, r.Why = PathUser, dataplane.ReasonInstallFailed, err.Error()
 		return &attachment{report: r}
 	}
-	defer func() { at.noteForwarding() }()
 	// tc comes first: what XDP cannot finish, it leaves to tc.
 	if err := a.attachTC(at, l); err != nil {
 		return fail(err)
@@ -134,25 +137,6 @@ func (a *attacher) attach(l netlink.Link, want Attach) (at *attachment) {
 	}
 	at.report.Why = strings.Join(why, "; ")
 	return at
-}
-
-// noteForwarding adds to the report what keeps XDP from finding routes: the
-// kernel answers bpf_fib_lookup only where it forwards.
-func (at *attachment) noteForwarding() {
-	r := &at.report
-	if at.xdp == nil {
-		return
-	}
-	for _, family := range []string{"ipv4", "ipv6"} {
-		b, err := os.ReadFile(filepath.Join("/proc/sys/net", family, "conf", r.Name, "forwarding"))
-		if err != nil || strings.TrimSpace(string(b)) != "0" {
-			continue
-		}
-		if r.Why != "" {
-			r.Why += "; "
-		}
-		r.Why += fmt.Sprintf("net.%s.conf.%s.forwarding is 0: XDP finds no route and tc forwards", family, r.Name)
-	}
 }
 
 func (a *attacher) linkPath(kind string, index int) string {

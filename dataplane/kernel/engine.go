@@ -240,6 +240,8 @@ func (e *Engine) attach(served []target, old []string) error {
 		at, ok := byIndex[t.link.Attrs().Index]
 		if !ok {
 			at = a.attach(t.link, t.attach)
+			at.vrf = inVRF(t.link)
+			at.chooseRouting()
 			byIndex[t.link.Attrs().Index] = at
 			e.attachments = append(e.attachments, at)
 			e.report.Interfaces = append(e.report.Interfaces, at.report)

@@ -139,9 +139,9 @@ func (e *Engine) output(f *dataplane.Flow, v *bpf.Stream) error {
 	if err != nil {
 		return err
 	}
-	v.Family = 4
+	v.Family, v.RouteIfindex = 4, e.networks[f.InNetwork].routeFrom[0]
 	if isV6(f.OutRemote) {
-		v.Family = 6
+		v.Family, v.RouteIfindex = 6, e.networks[f.InNetwork].routeFrom[1]
 	}
 	v.Source, v.Destination = address(f.OutLocal.Addr()), address(f.OutRemote.Addr())
 	v.SourcePort, v.DestinationPort = networkOrder(f.OutLocal.Port()), networkOrder(f.OutRemote.Port())

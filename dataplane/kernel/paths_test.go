@@ -3,10 +3,10 @@ package kernel
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +19,41 @@ import (
 	"github.com/sluicegw/sluice/dataplane/srtp"
 )
 
+// setForwarding switches routing of a whole namespace.
+func (h *host) setForwarding(t testing.TB, value string) {
+	t.Helper()
+	must(t, h.do(func() error {
+		return errors.Join(os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte(value), 0),
+			os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte(value), 0))
+	}))
+}
+
+// A machine that is no router need not become one: routes are asked from lo.
+func TestNoRouter(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		l := newLab(t)
+		l.gateway.setForwarding(t, "0")
+		e := l.engine(t, AttachNative)
+		c := newCall(t, l, v6, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
+		c.warm(t)
+		c.install(t, e, 99)
+		c.exchange(t, 100, 120, 160)
+		if v := verdicts(t, e); v["xdp:forwarded"] != 40 {
+			t.Errorf("v6=%v: verdicts are %v\n%s", v6, v, e.Report())
+		}
+		must(t, l.gateway.do(func() error {
+			for _, family := range families {
+				for _, name := range []string{outside, inside, "all"} {
+					if on, err := forwarding(family, name); err != nil || on {
+						t.Errorf("forwarding of %s on %s: %v, %v", family, name, on, err)
+					}
+				}
+			}
+			return nil
+		}))
+	}
+}
+
 // What XDP cannot finish, tc does: the route is not answered because forwarding
 // is off, or the neighbour has not been resolved yet. Nothing comes up, nothing
 // is lost.
@@ -26,18 +61,8 @@ func TestHandedToTC(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("forwarding off/v6=%v", v6), func(t *testing.T) {
 			l := newLab(t)
-			must(t, l.gateway.do(func() error {
-				for _, f := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"} {
-					if err := os.WriteFile(f, []byte("0"), 0); err != nil {
-						return err
-					}
-				}
-				return nil
-			}))
 			e := l.engine(t, AttachNative)
-			if r := e.Report().String(); !strings.Contains(r, "net.ipv4.conf.outside.forwarding is 0") {
-				t.Errorf("the report does not say that forwarding is off:\n%s", r)
-			}
+			l.gateway.setForwarding(t, "0") // after the start: nobody prepared lo
 			c := newCall(t, l, v6, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
 			c.warm(t)
 			c.install(t, e, 99)
