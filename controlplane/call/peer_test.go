@@ -2,17 +2,20 @@ package call_test
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/pion/ice/v4"
 	"github.com/pion/rtp"
-	"github.com/pion/webrtc/v4"
+	"github.com/pion/srtp/v3"
 	"github.com/sluicegw/sluice/controlplane/sdp"
 )
 
@@ -148,6 +151,12 @@ type phone struct {
 	mu2  sync.Mutex
 	to   *net.UDPAddr
 	done chan struct{}
+
+	// SDES-SRTP, when key is set.
+	tag    string
+	key    []byte // master key and salt, ours
+	tx, rx *srtp.Context
+	addr   string // said in SDP instead of the socket's own
 }
 
 // newPhone talks the word with the payload type as soon as it knows whereto.
@@ -170,6 +179,11 @@ func newPhoneAt(t testing.TB, ip, word string, pt uint8) *phone {
 		}
 		p.mu2.Lock()
 		to := p.to
+		if to != nil && p.tx != nil {
+			if b, err = p.tx.EncryptRTP(nil, b, nil); err != nil {
+				t.Error(err)
+			}
+		}
 		p.mu2.Unlock()
 		if to != nil {
 			_, _ = conn.WriteToUDP(b, to)
@@ -184,7 +198,20 @@ func newPhoneAt(t testing.TB, ip, word string, pt uint8) *phone {
 				return
 			}
 			var m rtp.Packet
-			if m.Unmarshal(bytes.Clone(buf[:n])) == nil && m.Version == 2 {
+			in := bytes.Clone(buf[:n])
+			p.mu2.Lock()
+			if p.key != nil {
+				if p.rx == nil {
+					p.mu2.Unlock()
+					continue
+				}
+				if in, err = p.rx.DecryptRTP(nil, in, nil); err != nil {
+					p.mu2.Unlock()
+					continue // RTCP, or not for our key
+				}
+			}
+			p.mu2.Unlock()
+			if m.Unmarshal(in) == nil && m.Version == 2 {
 				p.note(&m)
 			}
 		}
@@ -207,8 +234,40 @@ func (p *phone) aim(t testing.TB, body []byte) {
 		t.Fatalf("no audio in the gateway's SDP: %v\n%s", err, body)
 	}
 	p.mu2.Lock()
+	defer p.mu2.Unlock()
 	p.to = &net.UDPAddr{IP: net.ParseIP(d.Media[0].Host), Port: d.Media[0].Port}
-	p.mu2.Unlock()
+	if p.key == nil {
+		return
+	}
+	m := cryptoLine.FindSubmatch(body)
+	if m == nil {
+		t.Fatalf("no a=crypto of %s in the gateway's SDP:\n%s", suite, body)
+	}
+	theirs, err := base64.StdEncoding.DecodeString(string(m[2]))
+	if err != nil || len(theirs) != 30 {
+		t.Fatalf("the gateway's key: %v", err)
+	}
+	p.tag = string(m[1]) // an answer repeats it (RFC 4568 5.1.2)
+	if p.rx, err = srtp.CreateContext(theirs[:16], theirs[16:], srtp.ProtectionProfileAes128CmHmacSha1_80); err != nil {
+		t.Fatal(err)
+	}
+	if p.tx == nil {
+		if p.tx, err = srtp.CreateContext(p.key[:16], p.key[16:], srtp.ProtectionProfileAes128CmHmacSha1_80); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+const suite = "AES_CM_128_HMAC_SHA1_80"
+
+var cryptoLine = regexp.MustCompile(`a=crypto:(\d+) ` + suite + ` inline:([A-Za-z0-9+/=]+)`)
+
+// secure makes the phone one that wants SDES-SRTP.
+func (p *phone) secure() {
+	p.mu2.Lock()
+	defer p.mu2.Unlock()
+	p.key = make([]byte, 30)
+	_, _ = rand.Read(p.key)
 }
 
 // sdp describes the phone: a direction and rtpmaps as "0 PCMU/8000".
@@ -217,6 +276,13 @@ func (p *phone) sdp(direction string, rtpmaps ...string) []byte {
 	body := phoneSDP(at.Port, direction, rtpmaps...)
 	if at.IP.To4() == nil {
 		body = bytes.ReplaceAll(body, []byte("IN IP4 127.0.0.1"), []byte("IN IP6 "+at.IP.String()))
+	}
+	if p.key != nil {
+		body = bytes.Replace(body, []byte("RTP/AVP"), []byte("RTP/SAVP"), 1)
+		body = fmt.Appendf(body, "a=crypto:%s %s inline:%s\r\n", cmp.Or(p.tag, "1"), suite, base64.StdEncoding.EncodeToString(p.key))
+	}
+	if p.addr != "" {
+		body = bytes.ReplaceAll(body, []byte("127.0.0.1"), []byte(p.addr))
 	}
 	return body
 }
@@ -239,167 +305,3 @@ const (
 	alaw  = "8 PCMA/8000"
 	te101 = "101 telephone-event/8000"
 )
-
-// track sends packets with the payload type they have: pion's own tracks would
-// write a digit as audio.
-type track struct {
-	codec webrtc.RTPCodecCapability
-	mu    sync.Mutex
-	out   webrtc.TrackLocalWriter
-	ssrc  webrtc.SSRC
-}
-
-func (k *track) Bind(c webrtc.TrackLocalContext) (webrtc.RTPCodecParameters, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.out, k.ssrc = c.WriteStream(), c.SSRC()
-	for _, p := range c.CodecParameters() {
-		if strings.EqualFold(p.MimeType, k.codec.MimeType) {
-			return p, nil
-		}
-	}
-	return c.CodecParameters()[0], nil
-}
-
-func (k *track) Unbind(webrtc.TrackLocalContext) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.out = nil
-	return nil
-}
-
-func (k *track) ID() string                { return "audio" }
-func (k *track) RID() string               { return "" }
-func (k *track) StreamID() string          { return "stream" }
-func (k *track) Kind() webrtc.RTPCodecType { return webrtc.RTPCodecTypeAudio }
-
-func (k *track) send(p *rtp.Packet) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.out != nil {
-		p.SSRC = uint32(k.ssrc)
-		_, _ = k.out.WriteRTP(&p.Header, p.Payload)
-	}
-}
-
-// browser is a browser's media: pion/webrtc, PCMU and PCMA.
-type browser struct {
-	heard
-	*talker
-	t    testing.TB
-	pc   *webrtc.PeerConnection
-	once sync.Once
-}
-
-func newBrowser(t testing.TB, word string, mimes ...string) *browser {
-	t.Helper()
-	var me webrtc.MediaEngine
-	pts := map[string]webrtc.PayloadType{webrtc.MimeTypePCMU: 0, webrtc.MimeTypePCMA: 8, webrtc.MimeTypeOpus: 111}
-	if len(mimes) == 0 {
-		mimes = []string{webrtc.MimeTypePCMU, webrtc.MimeTypePCMA}
-	}
-	var first webrtc.RTPCodecCapability
-	for i, m := range mimes {
-		c := webrtc.RTPCodecCapability{MimeType: m, ClockRate: 8000}
-		if m == webrtc.MimeTypeOpus {
-			c.ClockRate, c.Channels = 48000, 2
-		}
-		if i == 0 {
-			first = c
-		}
-		if err := me.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: c, PayloadType: pts[m]}, webrtc.RTPCodecTypeAudio); err != nil {
-			t.Fatal(err)
-		}
-	}
-	te := webrtc.RTPCodecCapability{MimeType: "audio/telephone-event", ClockRate: 8000}
-	if err := me.RegisterCodec(webrtc.RTPCodecParameters{RTPCodecCapability: te, PayloadType: 126}, webrtc.RTPCodecTypeAudio); err != nil {
-		t.Fatal(err)
-	}
-	var se webrtc.SettingEngine
-	se.SetIncludeLoopbackCandidate(true)
-	se.SetInterfaceFilter(func(name string) bool { return name == "lo" })
-	se.SetNetworkTypes([]webrtc.NetworkType{webrtc.NetworkTypeUDP4})
-	se.SetICEMulticastDNSMode(ice.MulticastDNSModeDisabled)
-	pc, err := webrtc.NewAPI(webrtc.WithMediaEngine(&me), webrtc.WithSettingEngine(se)).NewPeerConnection(webrtc.Configuration{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &browser{t: t, pc: pc}
-	track := &track{codec: first}
-	sender, err := pc.AddTrack(track)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { // RTCP must be read
-		buf := make([]byte, 1500)
-		for {
-			if _, _, err := sender.Read(buf); err != nil {
-				return
-			}
-		}
-	}()
-	pc.OnTrack(func(tr *webrtc.TrackRemote, _ *webrtc.RTPReceiver) {
-		for {
-			p, _, err := tr.ReadRTP()
-			if err != nil {
-				return
-			}
-			b.note(p)
-		}
-	})
-	b.talker = talk(word, 0, 1, track.send)
-	t.Cleanup(b.close)
-	return b
-}
-
-func (b *browser) close() {
-	b.talker.end()
-	b.once.Do(func() {
-		_ = b.pc.GracefulClose()
-		b.pc, b.talker.send = nil, nil // a clean-up that is still to come holds b
-	})
-}
-
-func (b *browser) local(d webrtc.SessionDescription, err error) []byte {
-	b.t.Helper()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	gathered := webrtc.GatheringCompletePromise(b.pc)
-	if err := b.pc.SetLocalDescription(d); err != nil {
-		b.t.Fatal(err)
-	}
-	<-gathered
-	return []byte(b.pc.LocalDescription().SDP)
-}
-
-func (b *browser) offer() []byte {
-	b.t.Helper()
-	return b.local(b.pc.CreateOffer(nil))
-}
-
-func (b *browser) takeAnswer(body []byte) {
-	b.t.Helper()
-	if err := b.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: string(body)}); err != nil {
-		b.t.Fatalf("the gateway's answer: %v\n%s", err, body)
-	}
-}
-
-func (b *browser) answer(offer []byte) []byte {
-	b.t.Helper()
-	if err := b.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeOffer, SDP: string(offer)}); err != nil {
-		b.t.Fatalf("the gateway's offer: %v\n%s", err, offer)
-	}
-	return b.local(b.pc.CreateAnswer(nil))
-}
-
-// direction offers another direction: hold and resume. pion itself goes on as
-// it was, which is what the tests hear music on hold by.
-func (b *browser) direction(d webrtc.RTPTransceiverDirection) []byte {
-	b.t.Helper()
-	offer := string(b.offer())
-	for _, was := range []string{"sendrecv", "sendonly", "recvonly", "inactive"} {
-		offer = strings.Replace(offer, "a="+was+"\r\n", "a="+d.String()+"\r\n", 1)
-	}
-	return []byte(offer)
-}
