@@ -340,6 +340,27 @@ func TestLatch(t *testing.T) {
 	}
 }
 
+// TestLatchAuthenticates lets only a packet that verifies open the latch of an
+// SRTP leg.
+func TestLatchAuthenticates(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	nat := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, nat)
+	nat.setKeys(srtp.ProfileAES128CMHMACSHA1_80)
+	nat.transport.SetRemote(Remote{RTP: addrPort("10.1.2.3:4000"), LatchIP: loopback4})
+	thief := *nat
+	thief.rtp = listenUDP(t, false)
+	raw, _ := nat.next(0, []byte("forged, with what looks like a tag")).Marshal()
+	nat.seq--
+	thief.write(raw)
+	eventually(t, "the forged packet is refused", func() bool { return p.Drops()["auth-failed"] == 1 })
+	pass(t, nat, br, 3)
+	if rtp, _ := nat.transport.Remote(); rtp != unmap(nat.addr()) {
+		t.Errorf("sends to %v", rtp)
+	}
+}
+
 // TestHold closes and opens the gates of a line.
 func TestHold(t *testing.T) {
 	p := newPlane(t, nil)

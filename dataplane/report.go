@@ -35,28 +35,31 @@ func (p *Plane) report() {
 
 // report sends what is due on the transport's lines.
 func (t *Transport) report(now time.Time) {
+	if now.UnixNano() < t.reports.Load() {
+		return
+	}
+	type job struct{ line, peer *Line }
+	var due []job
+	next := now.Add(reportEvery / 2) // a line added meanwhile is not due before
 	t.plane.control.Lock()
-	lines := t.lines
-	var due []*Line
 	t.out.mu.Lock()
-	for _, l := range lines {
+	for _, l := range t.lines {
 		r := &l.out.report
-		if now.Before(r.next) {
-			continue
+		if !now.Before(r.next) {
+			if !r.next.IsZero() {
+				due = append(due, job{l, l.peer})
+			}
+			r.next = now.Add(reportEvery/2 + rand.N(reportEvery)) // RFC 3550 6.3.1
 		}
-		if !r.next.IsZero() {
-			due = append(due, l)
+		if r.next.Before(next) {
+			next = r.next
 		}
-		r.next = now.Add(reportEvery/2 + rand.N(reportEvery)) // RFC 3550 6.3.1
 	}
 	t.out.mu.Unlock()
-	peers := make([]*Line, len(due))
-	for i, l := range due {
-		peers[i] = l.peer
-	}
 	t.plane.control.Unlock()
-	for i, l := range due {
-		l.report(now, peers[i])
+	t.reports.Store(next.UnixNano())
+	for _, j := range due {
+		j.line.report(now, j.peer)
 	}
 }
 

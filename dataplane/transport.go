@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicegw/sluice/dataplane/srtp"
@@ -50,6 +51,7 @@ type Transport struct {
 	pairs      []Binding // browser side, newest first
 
 	control controlState // RTCP received
+	reports atomic.Int64 // when the next report of a line is due, Unix ns
 
 	out sender
 }
