@@ -215,8 +215,7 @@ func TestReinviteCancelled(t *testing.T) {
 
 // Session timers run a hundred times faster here: 90 s are 0.9 s.
 func TestSessionTimerByPeer(t *testing.T) {
-	w := newWorld(t)
-	w.s.pace.hurry = 100
+	w := newWorld(t, func(p *pace) { p.hurry = 100 })
 	p := w.newPeer("web1", "WS")
 	l := p.invite("phone2", "offer", "Supported: timer\nSession-Expires: 90\n")
 	h := newHandler()
@@ -245,8 +244,7 @@ func TestSessionTimerByPeer(t *testing.T) {
 
 func TestSessionTimerByUs(t *testing.T) {
 	for _, update := range []bool{true, false} {
-		w := newWorld(t)
-		w.s.pace.hurry = 100
+		w := newWorld(t, func(p *pace) { p.hurry = 100 })
 		p := w.newPeer("phone1", "UDP")
 		p.register("")
 		allow, method := "", "INVITE"

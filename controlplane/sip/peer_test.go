@@ -46,7 +46,8 @@ type world struct {
 
 const testDomain = "gw.test"
 
-func newWorld(t *testing.T, change ...func(*Config)) *world {
+// newWorld starts a server; change are func(*Config) and func(*pace).
+func newWorld(t *testing.T, change ...any) *world {
 	t.Helper()
 	w := &world{T: t, loc: location.NewMemory(), invites: make(chan call.Invite, 16)}
 	out := io.Discard
@@ -63,11 +64,18 @@ func newWorld(t *testing.T, change ...func(*Config)) *world {
 		OnInvite: func(i call.Invite) { w.invites <- i },
 	}
 	for _, f := range change {
-		f(&c)
+		if f, ok := f.(func(*Config)); ok {
+			f(&c)
+		}
 	}
 	s, err := New(c)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		if f, ok := f.(func(*pace)); ok {
+			f(&s.pace)
+		}
 	}
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)

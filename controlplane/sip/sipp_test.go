@@ -46,7 +46,9 @@ func TestSippCallsIn(t *testing.T) {
 	}{{UDP, "u1"}, {TCP, "t1"}} {
 		t.Run(string(tr.t), func(t *testing.T) {
 			var ended atomic.Int64
-			w := newWorld(t, asTrunk, func(c *Config) {
+			// A busy machine is not a lost ACK.
+			slow := func(p *pace) { p.t1, p.t2 = 500*time.Millisecond, 4*time.Second }
+			w := newWorld(t, slow, asTrunk, func(c *Config) {
 				c.OnInvite = func(i call.Invite) {
 					_ = i.Progress(180, nil)
 					_, _, err := i.Accept(context.Background(), []byte(someSDP), counter{&ended})
@@ -55,8 +57,6 @@ func TestSippCallsIn(t *testing.T) {
 					}
 				}
 			})
-			// A busy machine is not a lost ACK.
-			w.s.pace.t1, w.s.pace.t2 = 500*time.Millisecond, 4*time.Second
 			before := w.goroutines()
 			out, err := exec.Command("sipp", "-sn", "uac", "-t", tr.flag, "-i", "127.0.0.1", "-p", freePort(t), "-r", "200", "-m", "500", "-d", "10",
 				"-nostdin", "-timeout", "30s", w.s.Addr("main", tr.t).String()).CombinedOutput()
