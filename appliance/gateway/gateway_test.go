@@ -69,6 +69,25 @@ users:
 	return g, stop
 }
 
+// serve runs a configuration until the test ends.
+func serve(t *testing.T, cfg *config.Config) *gateway.Gateway {
+	t.Helper()
+	g, err := gateway.New(cfg, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the gateway ended with %v", err)
+		}
+	})
+	return g
+}
+
 func phone(t *testing.T, g *gateway.Gateway, user string, b demo.Behaviour) *demo.Phone {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
@@ -305,20 +324,10 @@ func TestMetricsOnlyForTheListed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := gateway.New(cfg, "test", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- g.Run(ctx) }()
+	g := serve(t, cfg)
 	res, body := get(t, g, "/metrics")
 	if res.StatusCode != 403 || !strings.Contains(body, "http.metrics") {
 		t.Errorf("%s %q", res.Status, body)
-	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
 	}
 }
 
