@@ -525,7 +525,7 @@ func TestFaultIsContained(t *testing.T) {
 	run(t, to(phone1), func(r *rig) {
 		r.up(browser1, pcmu, desc(6000, "audio sendrecv PCMU te101"))
 		i, o := r.up(phone2, pcmu, desc(6000, "audio sendrecv PCMU te101"))
-		r.engine.fault = true
+		r.engine.fault, r.faulty = true, true
 		o.dialog.answers("audio sendrecv PCMA te101")
 		go i.dialog.h.OnReinvite(r.Context(), desc(5000, "audio sendrecv PCMA te101"))
 		synctest.Wait()

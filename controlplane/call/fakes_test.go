@@ -103,7 +103,15 @@ func (m *media) fill(s *sdp.Section) error {
 	return nil
 }
 
+// open checks that nobody uses a media half that is closed.
+func (m *media) open() {
+	if m.isClosed() {
+		panic("media is used after Close")
+	}
+}
+
 func (m *media) Offer(lines []sdp.Line) ([]byte, error) {
+	m.open()
 	d, err := m.n.Offer(lines, m.fill)
 	if err != nil {
 		return nil, err
@@ -112,6 +120,7 @@ func (m *media) Offer(lines []sdp.Line) ([]byte, error) {
 }
 
 func (m *media) TakeOffer(offer []byte) ([]sdp.Line, error) {
+	m.open()
 	d, err := sdp.Parse(offer)
 	if err != nil {
 		return nil, err
@@ -120,6 +129,7 @@ func (m *media) TakeOffer(offer []byte) ([]sdp.Line, error) {
 }
 
 func (m *media) TakeAnswer(answer []byte) ([]sdp.Line, error) {
+	m.open()
 	d, err := sdp.Parse(answer)
 	if err != nil {
 		return nil, err
@@ -128,6 +138,7 @@ func (m *media) TakeAnswer(answer []byte) ([]sdp.Line, error) {
 }
 
 func (m *media) Answer(lines []sdp.Line) ([]byte, error) {
+	m.open()
 	d, err := m.n.Answer(lines, m.fill)
 	if err != nil {
 		return nil, err
@@ -135,8 +146,8 @@ func (m *media) Answer(lines []sdp.Line) ([]byte, error) {
 	return d.Marshal(), nil
 }
 
-func (m *media) Rollback()     { m.mu.Lock(); m.rollbacks++; m.mu.Unlock() }
-func (m *media) Local() []byte { return m.n.Local() }
+func (m *media) Rollback()     { m.open(); m.mu.Lock(); m.rollbacks++; m.mu.Unlock() }
+func (m *media) Local() []byte { m.open(); return m.n.Local() }
 
 func (m *media) Capabilities() []sdp.Line {
 	if m.party.WebRTC {
@@ -146,6 +157,7 @@ func (m *media) Capabilities() []sdp.Line {
 }
 
 func (m *media) Lines() []*dataplane.Line {
+	m.open()
 	agreed := m.n.Agreed()
 	out := make([]*dataplane.Line, len(agreed))
 	for i, s := range agreed {
@@ -160,9 +172,10 @@ func (m *media) Lines() []*dataplane.Line {
 	return out
 }
 
-func (m *media) SetSource(a netip.AddrPort) { m.mu.Lock(); m.source = a; m.mu.Unlock() }
+func (m *media) SetSource(a netip.AddrPort) { m.open(); m.mu.Lock(); m.source = a; m.mu.Unlock() }
 
 func (m *media) Health() Health {
+	m.open()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.health

@@ -244,7 +244,13 @@ func (m *Manager) Count() int {
 // by that id.
 func (m *Manager) Detail(ctx context.Context, id string) (info Info, ok bool) {
 	if c := m.find(id); c != nil {
-		ok = c.ask(ctx, func() { info = c.describe(true) })
+		ok = c.ask(ctx, func() {
+			if c.stage == StageEnded {
+				info = *c.info.Load() // its lines are closed, the record has their figures
+			} else {
+				info = c.describe(true)
+			}
+		})
 	}
 	return info, ok
 }

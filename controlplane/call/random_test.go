@@ -137,6 +137,11 @@ func randomCall(t *testing.T, seed uint64) {
 				}
 			case n == 18:
 				keepAlive(r)
+				for _, c := range r.m.Calls() {
+					if _, ok := r.m.Detail(r.Context(), c.ID); !ok {
+						r.Log("gone meanwhile")
+					}
+				}
 			default:
 				time.Sleep(time.Duration(rnd.IntN(8000)) * time.Millisecond)
 			}

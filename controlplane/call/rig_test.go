@@ -29,6 +29,7 @@ type rig struct {
 	mu     sync.Mutex
 	events []Event
 	logs   bytes.Buffer
+	faulty bool // a fault is part of the test
 	n      int
 }
 
@@ -114,6 +115,9 @@ func (r *rig) clean() {
 				r.Errorf("media of %s is not closed", m.o.LegID)
 			}
 		}
+	}
+	if !r.faulty && strings.Contains(r.log(), "fault in a call") {
+		r.Errorf("a fault:\n%s", r.log())
 	}
 	if n := r.engine.count(); n != 0 {
 		r.Errorf("%d lines are still joined", n)
