@@ -102,18 +102,25 @@ func (s *site) onlyKernel(listen func()) {
 
 func TestKernelForwardsCalls(t *testing.T) {
 	busy := func(p *topology) { p.occupy("browsers"); p.occupy("phones") }
-	for _, tc := range []struct {
+	type variant struct {
 		name    string
 		wiring  wiring
 		prepare func(*topology)
 		path    string // as named in metrics
 		freeze  bool
-	}{
+	}
+	variants := []variant{
 		{name: "native XDP", wiring: wiring{gro: true}, path: "kernel:xdp-native", freeze: true},
 		{name: "generic XDP", path: "kernel:xdp-generic", freeze: true},
 		{name: "tc", wiring: wiring{gro: true}, prepare: busy, path: "kernel:tc"},
 		{name: "IPv6", wiring: wiring{v6: true, gro: true}, path: "kernel:xdp-native"},
-	} {
+	}
+	if has8021Q() {
+		variants = append(variants, variant{name: "VLAN", wiring: wiring{vlan: 100, gro: true}, path: "kernel:xdp-native"})
+	} else {
+		t.Log("this kernel is built without 802.1Q: no variant with a VLAN")
+	}
+	for _, tc := range variants {
 		t.Run(tc.name, func(t *testing.T) {
 			s := newSite(t, tc.wiring, tc.prepare, gatewayConfig{})
 			phone := s.phone("phone1", tonePhoneA)

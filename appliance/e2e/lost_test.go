@@ -126,6 +126,48 @@ func TestReconnectTakesCallBack(t *testing.T) {
 	phone.closed(5 * time.Second)
 }
 
+// The WebSocket stays away for half a minute: less than the minute the gateway
+// grants and less than JsSIP, which gives up when its refresh at 45 s cannot be
+// sent.
+func TestSocketAwayForHalfAMinute(t *testing.T) {
+	t.Parallel() // with the other long tests, after the short ones
+	chromium := chromiumB(t)
+	g := newGateway(t, gatewayConfig{origins: []string{"http://127.0.0.1:*"}})
+	cable := newWire(t, g)
+	phone := newPhone(t, g.phone("phone1", tonePhoneA))
+	w := openPhone(t, chromium, cable.url())
+	w.signIn("web1", passwords["web1"])
+	w.dial("phone1")
+	phone.established()
+	w.connected()
+	w.hears(tonePhoneA, 10*time.Second)
+
+	cable.sever()
+	for cut := time.Now(); time.Since(cut) < 28*time.Second; {
+		phone.hears(toneBrowserB, 10*time.Second)
+		w.hears(tonePhoneA, 10*time.Second)
+	}
+	cable.mend()
+	w.see("web1@"+domain, 12*time.Second)
+	phone.hears(toneBrowserB, 10*time.Second)
+	phone.hangUp()
+	w.see("Call ended", 5*time.Second)
+}
+
+// Leaving the page ends the call at once.
+func TestReloadEndsCall(t *testing.T) {
+	chromium := chromiumA(t)
+	g := newGateway(t, gatewayConfig{})
+	phone := newPhone(t, g.phone("phone1", tonePhoneA))
+	w := web(t, g, chromium, "web1")
+	w.dial("phone1")
+	phone.established()
+	w.connected()
+	w.do("goto", map[string]any{"url": g.url()}, nil)
+	phone.closed(5 * time.Second)
+	w.see("Sign in", 5*time.Second)
+}
+
 // A browser that dies leaves no phone hanging.
 func TestBrowserVanishes(t *testing.T) {
 	t.Parallel() // with the other long tests, after the short ones

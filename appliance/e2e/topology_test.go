@@ -83,6 +83,13 @@ func newTopology(t testing.TB, w wiring) *topology {
 	return p
 }
 
+// has8021Q tells whether the kernel can have VLAN interfaces at all: some are
+// built without.
+func has8021Q() bool {
+	_, err := os.Stat("/proc/net/vlan")
+	return err == nil || command("", "modprobe", "-q", "8021q").Run() == nil
+}
+
 // cable joins eth0 of a namespace to a device of the gateway's.
 func (p *topology) cable(ns, gatewayDev string) {
 	p.t.Helper()
