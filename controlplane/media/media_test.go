@@ -28,7 +28,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 15 * time.Second
+const patience = 30 * time.Second
 
 // gateway is a data plane with both kinds of legs on loopback.
 type gateway struct {

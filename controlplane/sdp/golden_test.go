@@ -20,6 +20,7 @@ func TestGolden(t *testing.T) {
 		{"chromium-audio.sdp", styleWeb(), stylePhone(), "chromium-to-phone", "chromium-answered"},
 		{"chromium-video.sdp", styleWeb(), styleWeb(), "chromium-video-to-chromium", "chromium-video-answered"},
 		{"baresip-offer.sdp", stylePhone(), styleWeb(), "baresip-to-chromium", "baresip-answered"},
+		{"chromium-reoffer.sdp", styleWeb(), stylePhone(), "chromium-reoffer-to-phone", "chromium-reoffer-answered"},
 		{"firefox-audio.sdp", styleWeb(), stylePhone(), "firefox-to-phone", "firefox-answered"},
 		{"freeswitch-offer.sdp", stylePhone(), styleWeb(), "freeswitch-to-chromium", "freeswitch-answered"},
 		{"cisco-offer.sdp", stylePhone(), styleWeb(), "cisco-to-chromium", "cisco-answered"},

@@ -39,7 +39,7 @@ func (l *lossy) ReadFrom(b []byte) (int, net.Addr, error) {
 // each.
 func handshakeAll(t *testing.T, m *mux, at netip.AddrPort, n int) [][2]srtp.MasterKey {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	out := make([][2]srtp.MasterKey, n)
 	var all sync.WaitGroup
