@@ -115,7 +115,7 @@ func TestHandover(t *testing.T) {
 	for i, p := range pairs {
 		rounds := 200
 		if i > 0 {
-			rounds = 40
+			rounds = 20
 		}
 		t.Run(p[0].String()+"-"+p[1].String(), func(t *testing.T) {
 			x := newPairOver(t, p[0], p[1], func(w *fakeForwarder) { w.delay = 300 * time.Microsecond })
