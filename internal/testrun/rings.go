@@ -41,6 +41,7 @@ func ringNames() []string {
 const (
 	bpfFolder    = "bpf"
 	kernelFolder = "dataplane/kernel"
+	perfFolder   = "perf" // its laboratory is made of namespaces and the kernel engine
 	e2eFolder    = "appliance/e2e"
 	webphone     = "appliance/webphone"
 )
@@ -123,7 +124,7 @@ func unit(r *run) {
 	var pkgs []string
 	for pkg := range strings.FieldsSeq(string(out)) {
 		_, path, _ := strings.Cut(pkg, "/sluice/")
-		if !slices.ContainsFunc([]string{bpfFolder, kernelFolder, e2eFolder}, func(f string) bool {
+		if !slices.ContainsFunc([]string{bpfFolder, kernelFolder, perfFolder, e2eFolder}, func(f string) bool {
 			return path == f || strings.HasPrefix(path, f+"/")
 		}) {
 			pkgs = append(pkgs, pkg)
@@ -133,7 +134,7 @@ func unit(r *run) {
 }
 
 func kernel(r *run) {
-	for _, f := range []string{bpfFolder, kernelFolder} {
+	for _, f := range []string{bpfFolder, kernelFolder, perfFolder} {
 		if hasGo(f) {
 			r.gotest("-count=1", "-p", "1", "-timeout", "15m", "./"+f+"/...")
 		}
