@@ -65,6 +65,7 @@ type ControlSlcInterfaceFlag uint32
 
 const (
 	ControlSlcInterfaceFlagSLC_INTERFACE_NO_XDP_OUT ControlSlcInterfaceFlag = 1
+	ControlSlcInterfaceFlagSLC_INTERFACE_NO_XDP_TX  ControlSlcInterfaceFlag = 2
 )
 
 type ControlSlcKeystream struct {
@@ -198,6 +199,7 @@ const (
 	ControlSlcStreamFlagSLC_IN_LARGE        ControlSlcStreamFlag = 2
 	ControlSlcStreamFlagSLC_OUT_LARGE       ControlSlcStreamFlag = 4
 	ControlSlcStreamFlagSLC_NO_XDP_OUT      ControlSlcStreamFlag = 8
+	ControlSlcStreamFlagSLC_NO_XDP_TX       ControlSlcStreamFlag = 16
 )
 
 type ControlSlcStreamKey struct {

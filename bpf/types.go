@@ -50,4 +50,5 @@ const (
 	InLarge        = ControlSlcStreamFlagSLC_IN_LARGE
 	OutLarge       = ControlSlcStreamFlagSLC_OUT_LARGE
 	NoXDPOut       = ControlSlcStreamFlagSLC_NO_XDP_OUT
+	NoXDPTx        = ControlSlcStreamFlagSLC_NO_XDP_TX
 )

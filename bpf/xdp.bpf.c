@@ -40,6 +40,7 @@ static __always_inline int slc_route(struct xdp_md *ctx, const struct slc_stream
 			return SLC_TC_DEVICE;
 		route->link = stream->link_ifindex;
 		route->vlan = stream->vlan;
+		route->redirect = stream->flags & SLC_NO_XDP_TX;
 		return SLC_CONTINUE;
 	}
 	interface = bpf_map_lookup_elem(&interfaces, &ifindex);
@@ -52,6 +53,7 @@ static __always_inline int slc_route(struct xdp_md *ctx, const struct slc_stream
 		return SLC_TC_DEVICE;
 	route->link = interface->link_ifindex;
 	route->vlan = interface->vlan;
+	route->redirect = interface->flags & SLC_INTERFACE_NO_XDP_TX;
 	return SLC_CONTINUE;
 }
 
@@ -111,7 +113,7 @@ static __always_inline int slc_transmit(struct xdp_md *ctx, const struct slc_pac
 		return XDP_DROP;
 	if (front && bpf_xdp_adjust_head(ctx, front))
 		return XDP_DROP;
-	if (route->link == ctx->ingress_ifindex)
+	if (route->link == ctx->ingress_ifindex && !route->redirect)
 		return XDP_TX;
 	return bpf_redirect(route->link, 0);
 }

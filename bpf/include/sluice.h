@@ -82,10 +82,12 @@ enum slc_stream_flag {
 	SLC_IN_LARGE = 2,		/* in ring is in keystream_large */
 	SLC_OUT_LARGE = 4,		/* out ring is in keystream_large */
 	SLC_NO_XDP_OUT = 8,		/* out_ifindex takes no XDP frames: use tc */
+	SLC_NO_XDP_TX = 16,		/* ... takes them by redirect only, never by XDP_TX */
 };
 
 enum slc_interface_flag {
 	SLC_INTERFACE_NO_XDP_OUT = 1,
+	SLC_INTERFACE_NO_XDP_TX = 2,
 };
 
 /* bindings: exact 4-tuple of an arriving packet -> session. */

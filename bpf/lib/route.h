@@ -17,7 +17,7 @@ struct slc_route {
 	__u8 destination[6];
 	__u8 source[6];
 	__u16 mtu;
-	__u16 reserved;
+	__u16 redirect;		/* never XDP_TX */
 };
 
 static __always_inline __u32 slc_ip_length(__u32 family)

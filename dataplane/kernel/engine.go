@@ -67,13 +67,13 @@ type Engine struct {
 	orphans  []*orphan
 	slots    slots
 
-	rings    rings
-	keys     *keyStore
-	noXDPOut map[uint32]bool // devices
-	filler   *filler
-	graves   graves
-	stop     context.CancelFunc
-	workers  sync.WaitGroup
+	rings   rings
+	keys    *keyStore
+	devices map[uint32]device // by interface index; only where it matters
+	filler  *filler
+	graves  graves
+	stop    context.CancelFunc
+	workers sync.WaitGroup
 }
 
 var _ dataplane.Forwarder = (*Engine)(nil)

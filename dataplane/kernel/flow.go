@@ -146,12 +146,14 @@ func (e *Engine) output(f *dataplane.Flow, v *bpf.Stream) error {
 	v.Source, v.Destination = address(f.OutLocal.Addr()), address(f.OutRemote.Addr())
 	v.SourcePort, v.DestinationPort = networkOrder(f.OutLocal.Port()), networkOrder(f.OutRemote.Port())
 	v.OutIfindex, v.LinkIfindex, v.Vlan = out.ifindex, out.device, out.vlan
-	v.Flags &^= uint8(bpf.StripExtension | bpf.NoXDPOut)
+	v.Flags &^= uint8(bpf.StripExtension | bpf.NoXDPOut | bpf.NoXDPTx)
 	if f.Extensions == dataplane.ExtensionsStrip {
 		v.Flags |= uint8(bpf.StripExtension)
 	}
-	if e.noXDPOut[out.device] {
+	if d := e.devices[out.device]; d.noXDP {
 		v.Flags |= uint8(bpf.NoXDPOut)
+	} else if d.noTX {
+		v.Flags |= uint8(bpf.NoXDPTx)
 	}
 	v.ClockQ32 = uint32(uint64(f.ClockRate) << 32 / 1e9)
 	for i, p := range f.Payload {

@@ -148,25 +148,47 @@ func (e *Engine) wayOut(from, to netip.AddrPort) (wayOut, error) {
 	return out, nil
 }
 
+// device is how XDP frames may leave by an interface.
+type device struct {
+	noXDP bool // not at all: tc sends
+	noTX  bool // by redirect, not by XDP_TX
+}
+
 // describeInterfaces tells the programs how to send on what is not a plain
 // device: VLAN interfaces, and devices whose driver, or whose other end, takes
-// no XDP frames. Generic XDP sends by the ordinary way and can use every device.
+// no XDP frames or not all. Generic XDP sends by the ordinary way and can use
+// every device.
 func (e *Engine) describeInterfaces() error {
 	links, err := e.routes.LinkList()
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
+	byIndex := make(map[int]netlink.Link)
+	for _, l := range links {
+		byIndex[l.Attrs().Index] = l
+	}
 	native := slices.ContainsFunc(e.attachments, func(a *attachment) bool { return a.report.Path == PathNative })
-	e.noXDPOut = make(map[uint32]bool)
+	e.devices = make(map[uint32]device)
 	for _, l := range links {
 		index := uint32(l.Attrs().Index)
 		entry := bpf.Interface{LinkIfindex: index}
+		lower := l
 		if v, ok := l.(*netlink.Vlan); ok {
 			entry.LinkIfindex, entry.Vlan = uint32(v.ParentIndex), uint16(v.VlanId)
+			if below := byIndex[v.ParentIndex]; below != nil {
+				lower = below
+			}
 		}
-		if native && !takesXDPFrames(entry.LinkIfindex) {
-			e.noXDPOut[entry.LinkIfindex] = true
-			entry.Flags |= uint16(bpf.ControlSlcInterfaceFlagSLC_INTERFACE_NO_XDP_OUT)
+		if native {
+			// veth wakes the other end after XDP_TX only if that has a program.
+			d := device{noXDP: !takesXDPFrames(entry.LinkIfindex), noTX: lower.Type() == "veth"}
+			e.devices[entry.LinkIfindex] = d
+			if d.noXDP {
+				entry.Flags |= uint16(bpf.ControlSlcInterfaceFlagSLC_INTERFACE_NO_XDP_OUT)
+			}
+			if d.noTX {
+				entry.Flags |= uint16(bpf.ControlSlcInterfaceFlagSLC_INTERFACE_NO_XDP_TX)
+			}
 		}
 		if err := e.objects.maps.interfaces.Put(index, entry); err != nil {
 			return fmt.Errorf("describe interface %s: %w", l.Attrs().Name, err)

@@ -153,3 +153,26 @@ func TestFragments(t *testing.T) {
 		t.Errorf("%d packets towards the browser were lost and %d doubled", lost, double)
 	}
 }
+
+// Two browsers on one side: packets turn round on the interface they came in by.
+func TestSameInterface(t *testing.T) {
+	for _, how := range []Attach{AttachNative, AttachGeneric, AttachTC} {
+		t.Run(string(how), func(t *testing.T) {
+			l := newLab(t)
+			e := l.engine(t, how)
+			c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileAEADAES128GCM)
+			c.warm(t)
+			c.phoneAt = netip.AddrPortFrom(c.browserAt.Addr(), 52000)
+			c.phone = l.browser.listen(t, c.phoneAt)
+			c.inAt = c.outAt
+			c.down.Bindings = []dataplane.Binding{{Local: c.outAt, Remote: c.phoneAt}}
+			c.down.InNetwork, c.up.OutNetwork = outside, outside
+			c.up.OutLocal, c.up.OutRemote = c.outAt, c.phoneAt
+			c.install(t, e, 99)
+			c.exchange(t, 100, 140, 60)
+			c.exchange(t, 140, 180, 160)
+			silent(t, c.atOut)
+			t.Log(verdicts(t, e))
+		})
+	}
+}
