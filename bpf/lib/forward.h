@@ -122,7 +122,11 @@ static __always_inline int slc_forward(struct slc_context *ctx, struct slc_packe
 		return SLC_UP_SIZE;
 	if (packet->hops <= 1)
 		return SLC_UP_TTL;
+	slc_touch_keys(stream->in_profile, stream->in_session);
+	slc_touch_keys(stream->out_profile, stream->out_session);
 	packet->index = slc_estimate(state->highest, state->started, packet->sequence);
+	slc_touch_ring(stream->in_profile, &stream->in_ring, packet->index);
+	slc_touch_ring(stream->out_profile, &stream->out_ring, packet->index + stream->index_offset);
 	verdict = slc_admit(state, packet->index, plain);
 	if (verdict != SLC_CONTINUE)
 		return slc_dropped(stream, verdict);

@@ -39,9 +39,10 @@ struct slc_nibbles {
  * session's plus that octet, the table's place a constant of the load.
  */
 #define SLC_ENTRY(n, g, k) \
-	const void *entry_ = (const void *)session + \
-		*((volatile __u8 *)&(n).w[((k) & 1) * 2 + (g) / 2] + (7 - ((g) & 1) * 4 - (k) / 2)); \
-	asm volatile("" : "+r"(entry_))
+	const void *entry_ = (const void *)(long)*((volatile __u8 *) \
+		&(n).w[((k) & 1) * 2 + (g) / 2] + (7 - ((g) & 1) * 4 - (k) / 2)); \
+	/* in assembly, or clang copies the pointer first */ \
+	asm volatile("%0 += %1" : "+r"(entry_) : "r"(session))
 #define SLC_HALF(k, i) (*(const __u64 *)(entry_ + offsetof(struct slc_session, ghash) + 256 * (k) + 8 * (i)))
 
 #define SLC_NIBBLE(n, g, k) do { \
