@@ -43,7 +43,7 @@ func newUACall(u *ua, id string) *uaCall {
 func (c *uaCall) start(m *message) {
 	ch := c.u.expect(m)
 	c.invite = m
-	c.u.send(m)
+	c.u.persist(m, m.branch())
 	go c.collect(m, ch)
 }
 
@@ -227,7 +227,7 @@ func (c *uaCall) reinvite(offer []byte) *message {
 		m.header = append(m.header, [2]string{"Content-Type", "application/sdp"})
 	}
 	ch := c.u.expect(m)
-	c.u.send(m)
+	c.u.persist(m, m.branch())
 	for {
 		r := c.u.want(ch, "re-INVITE")
 		switch {

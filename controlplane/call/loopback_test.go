@@ -15,6 +15,7 @@ import (
 
 // Legs in different address families.
 func TestLoopbackFamilies(t *testing.T) {
+	t.Parallel()
 	for _, dir := range [][2]string{{"phone6", "phone"}, {"phone", "phone6"}, {"browser", "phone6"}, {"phone6", "browser"}, {"phone6", "phone6"}} {
 		t.Run(dir[0]+" to "+dir[1], func(t *testing.T) {
 			g := start(t)
@@ -40,6 +41,7 @@ func TestLoopbackFamilies(t *testing.T) {
 
 // Phones that ask for SDES-SRTP, towards everybody and back.
 func TestLoopbackSDES(t *testing.T) {
+	t.Parallel()
 	for _, dir := range [][2]string{{"browser", "sdes"}, {"sdes", "browser"}, {"phone", "sdes"}, {"sdes", "phone"}} {
 		t.Run(dir[0]+" to "+dir[1], func(t *testing.T) {
 			g := start(t)
@@ -72,6 +74,7 @@ func TestLoopbackSDES(t *testing.T) {
 // A phone behind NAT says a private address in its SDP: its media is found at
 // the address its signalling comes from, and nobody else's is taken for it.
 func TestLoopbackLatch(t *testing.T) {
+	t.Parallel()
 	g := start(t)
 	a, b := g.end("phone", "1001", "alice"), g.end("phone", "1002", "bob")
 	b.phone.addr = "10.255.255.7"
@@ -99,6 +102,7 @@ func TestLoopbackLatch(t *testing.T) {
 // Video between a browser and a phone that knows no RTCP feedback: key frames
 // are asked for by RTCP on one side, by INFO (RFC 5168) on the other.
 func TestLoopbackVideo(t *testing.T) {
+	t.Parallel()
 	g := start(t)
 	a, b := g.end("browser", "web1", "alice"), g.end("phone", "1002", "bob")
 	a.browser.addVideo()
@@ -155,6 +159,7 @@ func TestLoopbackVideo(t *testing.T) {
 
 // Every kind of party calls every other, and each hears the other's words.
 func TestLoopbackDirections(t *testing.T) {
+	t.Parallel()
 	for _, from := range []string{"browser", "phone", "trunk"} {
 		for _, to := range []string{"browser", "phone", "trunk"} {
 			if from == "trunk" && to == "trunk" {
@@ -184,6 +189,7 @@ func TestLoopbackDirections(t *testing.T) {
 }
 
 func TestLoopbackStatus(t *testing.T) {
+	t.Parallel()
 	g := start(t)
 	a, b := g.end("browser", "web1", "alice"), g.end("phone", "1001", "bob")
 	for code, want := range map[int]int{486: 486, 480: 480, 403: 403, 404: 404, 488: 488, 500: 500, 503: 503, 603: 603} {
@@ -210,6 +216,7 @@ func TestLoopbackStatus(t *testing.T) {
 }
 
 func TestLoopbackCancel(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"browser", "phone"} {
 		t.Run(kind, func(t *testing.T) {
 			g := start(t)
@@ -234,6 +241,7 @@ func TestLoopbackCancel(t *testing.T) {
 
 // The announcement of one callee is heard, then another answers.
 func TestLoopbackForkWithEarlyMedia(t *testing.T) {
+	t.Parallel()
 	g := start(t)
 	a := g.end("browser", "web1", "alice")
 	desk := g.end("phone", "1002", "desk")
@@ -276,6 +284,7 @@ func TestLoopbackForkWithEarlyMedia(t *testing.T) {
 
 // A user with a browser and a phone: both ring, the browser answers.
 func TestLoopbackForkBrowserAndPhone(t *testing.T) {
+	t.Parallel()
 	g := start(t)
 	a := g.end("phone", "1001", "alice")
 	deskphone := g.end("phone", "web2", "desk")

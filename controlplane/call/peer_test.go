@@ -75,6 +75,16 @@ func (h *heard) want(t testing.TB, what string, n int) {
 	}
 }
 
+// got waits until a packet of a payload type with a word has arrived.
+func (h *heard) got(t testing.TB, what string) {
+	t.Helper()
+	for end := time.Now().Add(patience); h.count(what) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("heard %s, want %q", h, what)
+		}
+	}
+}
+
 // oneStream checks that all of it came as one stream: one SSRC, whose sequence
 // numbers only grow. Towards SRTP anything else would repeat a keystream.
 func (h *heard) oneStream(t testing.TB) {

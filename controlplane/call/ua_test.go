@@ -19,7 +19,7 @@ import (
 )
 
 // patience is how long a test waits for something that must come.
-const patience = 10 * time.Second
+const patience = 20 * time.Second
 
 // message is one SIP message. The user agents of these tests write and read the
 // text themselves, so that they share nothing with the gateway's stack and can
@@ -96,6 +96,11 @@ func (m *message) code() int {
 	return n
 }
 
+func (m *message) seq() string {
+	n, _, _ := strings.Cut(m.get("CSeq"), " ")
+	return n
+}
+
 func (m *message) tag(header string) string { return param(m.get(header), "tag") }
 
 func (m *message) branch() string { return param(m.get("Via"), "branch") }
@@ -136,13 +141,14 @@ type ua struct {
 	answered map[string][]byte        // requests by branch and method: what they were answered
 	dialogs  map[string]*uaCall       // by Call-ID
 	incoming chan *uaCall
+	met      map[string]bool // branches that have a response, Call-IDs with the CSeq of an ACK
 	trace    bytes.Buffer
 }
 
 func newUA(t testing.TB, user, pass string) *ua {
 	return &ua{
 		t: t, user: user, pass: pass, domain: "gw.test", done: make(chan struct{}), pending: map[string]chan *message{},
-		answered: map[string][]byte{}, dialogs: map[string]*uaCall{}, incoming: make(chan *uaCall, 8),
+		answered: map[string][]byte{}, met: map[string]bool{}, dialogs: map[string]*uaCall{}, incoming: make(chan *uaCall, 8),
 	}
 }
 
@@ -245,13 +251,52 @@ func (u *ua) send(m *message) {
 	_ = w(b) // a loss shows as a missing answer
 }
 
+func (u *ua) meet(key string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.met[key] = true
+}
+
+// persist sends over UDP again and again until key has been met (RFC 3261
+// 17.1.1.2, 13.3.1.4): a busy machine drops datagrams even on the loopback.
+func (u *ua) persist(m *message, key string) {
+	u.send(m)
+	if u.proto != "UDP" {
+		return
+	}
+	go func() {
+		tick, end := time.NewTicker(500*time.Millisecond), time.After(patience)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+			case <-end:
+				return
+			case <-u.done:
+				return
+			}
+			u.mu.Lock()
+			met := u.met[key]
+			u.mu.Unlock()
+			if met {
+				return
+			}
+			u.send(m)
+		}
+	}()
+}
+
 func (u *ua) receive(b []byte) {
 	m, ok := parseMessage(b)
 	if !ok {
 		return // keep-alive
 	}
 	u.note("<", b)
+	if m.method() == "ACK" {
+		u.meet(m.get("Call-ID") + m.seq())
+	}
 	if !m.isRequest() {
+		u.meet(m.branch())
 		u.mu.Lock()
 		ch := u.pending[m.branch()]
 		u.mu.Unlock()
@@ -326,6 +371,10 @@ func (u *ua) respond(req *message, code int, tag string, body []byte, more ...[2
 		u.mu.Lock()
 		u.answered[req.branch()+req.method()] = r.bytes()
 		u.mu.Unlock()
+	}
+	if req.method() == "INVITE" && code >= 200 && code < 300 {
+		u.persist(r, req.get("Call-ID")+req.seq())
+		return
 	}
 	u.send(r)
 }
@@ -471,7 +520,7 @@ func (u *ua) dial(user string, offer []byte) *uaCall {
 		return c
 	}
 	ch := u.expect(m)
-	u.send(m)
+	u.persist(m, m.branch())
 	first := u.want(ch, "INVITE")
 	c.ackFailure(m, first)
 	next := u.authorize(m, first)
