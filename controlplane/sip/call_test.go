@@ -31,7 +31,7 @@ func (w *world) wait(c chan accepted) accepted {
 	select {
 	case a := <-c:
 		return a
-	case <-time.After(4 * time.Second):
+	case <-time.After(patience):
 		w.Fatal("Accept did not return")
 		return accepted{}
 	}
@@ -78,7 +78,7 @@ func (w *world) nextResponse(o call.Outgoing) call.Response {
 			w.Fatal("responses closed")
 		}
 		return r
-	case <-time.After(4 * time.Second):
+	case <-time.After(patience):
 		w.Fatal("no response")
 	}
 	return call.Response{}
@@ -206,7 +206,8 @@ func TestCancelIn(t *testing.T) {
 }
 
 func TestNoAck(t *testing.T) {
-	w := newWorld(t)
+	t.Parallel()
+	w := newWorld(t, impatient)
 	p := w.newPeer("phone1", "TCP")
 	p.invite("phone2", "offer", "")
 	c := accept(w.invite(), "answer", newHandler())
@@ -252,5 +253,29 @@ func TestDelayedOffer(t *testing.T) {
 	}
 	if ack := p.request("ACK"); string(ack.Body()) != "our answer" {
 		t.Fatalf("ACK: %s", ack)
+	}
+}
+
+// The ACK is lost and BYE comes: the call was answered and is over.
+func TestByeInsteadOfAck(t *testing.T) {
+	w := newWorld(t)
+	p := w.newPeer("phone1", "UDP")
+	l := p.invite("phone2", "offer", "")
+	h := newHandler()
+	c := accept(w.invite(), "answer", h)
+	l.established(p.response(200, "INVITE"))
+	l.do("BYE", "", "")
+	p.response(200, "BYE")
+	if a := w.wait(c); a.err != nil || a.d == nil {
+		t.Fatalf("%+v", a)
+	}
+	h.want(t, "bye")
+
+	l = p.invite("phone2", "", "") // but not without the answer to our offer
+	c = accept(w.invite(), "our offer", h)
+	l.established(p.response(200, "INVITE"))
+	l.do("BYE", "", "")
+	if a := w.wait(c); !errors.Is(a.err, call.ErrEnded) {
+		t.Fatalf("%+v", a)
 	}
 }

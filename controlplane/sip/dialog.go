@@ -129,6 +129,7 @@ type dialog struct {
 
 	mu        sync.Mutex
 	done      bool
+	byPeer    bool          // the far side sent BYE
 	over      chan struct{} // closed with done
 	flow      *flow
 	linked    string // flow token in the index; under dialogs.mu
@@ -218,6 +219,12 @@ func (d *dialog) tell(f func()) {
 	defer d.telling.Unlock()
 	defer func() { d.s.panicked(recover(), "call_id", d.id.callID) }()
 	f()
+}
+
+func (d *dialog) endedByPeer() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.byPeer
 }
 
 // moved gives the dialog another flow: after a reconnect, or a NAT that changed

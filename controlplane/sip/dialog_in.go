@@ -58,6 +58,9 @@ func (s *Server) inDialog(f *flow, req *gosip.Request) {
 	switch req.Method {
 	case gosip.BYE:
 		_ = x.reply(200, "", nil)
+		d.mu.Lock()
+		d.byPeer = !d.done
+		d.mu.Unlock()
 		if d.finish() {
 			reason := value(req, "Reason")
 			s.log.Info("bye received", "call_id", d.id.callID, "party", d.party.Name(), "reason", reason)
@@ -218,7 +221,7 @@ func (d *dialog) answerOffer(ctx context.Context, x *serverTx, req *gosip.Reques
 			d.sendBye(`SIP;cause=408;text="No ACK"`)
 			d.tell(func() { d.h.OnFailed("no ACK for a re-INVITE") })
 		}
-	case err == nil && offer == nil:
+	case err == nil && offer == nil && ack != nil:
 		d.tell(func() { d.h.OnAck(sdpOf(ack)) })
 	}
 }

@@ -20,7 +20,7 @@ type reinvited struct {
 func reinvite(d call.Dialog, offer []byte, reply func([]byte) []byte) chan reinvited {
 	c := make(chan reinvited, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		sdp, err := d.Reinvite(ctx, offer, reply)
 		c <- reinvited{sdp, err}
@@ -33,7 +33,7 @@ func (w *world) reinvited(c chan reinvited) reinvited {
 	select {
 	case r := <-c:
 		return r
-	case <-time.After(9 * time.Second):
+	case <-time.After(patience):
 		w.Fatal("Reinvite did not return")
 		return reinvited{}
 	}
@@ -104,6 +104,7 @@ func TestReinviteByPeer(t *testing.T) {
 }
 
 func TestReinviteByUs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	p := w.newPeer("phone1", "UDP")
 	p.register("")
@@ -188,6 +189,7 @@ func TestReinviteByUs(t *testing.T) {
 }
 
 func TestReinviteNoAck(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	p := w.newPeer("phone1", "UDP")
 	l, _, h := w.in(p, "")
@@ -215,6 +217,7 @@ func TestReinviteCancelled(t *testing.T) {
 
 // Session timers run a hundred times faster here: 90 s are 0.9 s.
 func TestSessionTimerByPeer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(p *pace) { p.hurry = 100 })
 	p := w.newPeer("web1", "WS")
 	l := p.invite("phone2", "offer", "Supported: timer\nSession-Expires: 90\n")
@@ -243,6 +246,7 @@ func TestSessionTimerByPeer(t *testing.T) {
 }
 
 func TestSessionTimerByUs(t *testing.T) {
+	t.Parallel()
 	for _, update := range []bool{true, false} {
 		w := newWorld(t, func(p *pace) { p.hurry = 100 })
 		p := w.newPeer("phone1", "UDP")

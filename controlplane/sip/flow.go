@@ -15,7 +15,8 @@ import (
 // Bounds of a connection.
 const (
 	maxMessage   = 65535            // bytes of a SIP message, on every transport
-	outboxLen    = 256              // messages waiting for a slow reader
+	outboxLen    = 1024             // messages waiting for a slow reader
+	kernelBuffer = 128 * 1024       // bytes on their way to him
 	writeTimeout = 5 * time.Second  // for one message
 	readTimeout  = 10 * time.Second // from a message's first byte to its last
 	strangerIdle = 60 * time.Second // silence of a peer that never authenticated

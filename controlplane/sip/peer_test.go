@@ -27,9 +27,18 @@ import (
 
 func TestMain(m *testing.M) {
 	// Real pace would make the time-outs of RFC 3261 take half a minute each.
-	gosip.SetTimers(20*time.Millisecond, 160*time.Millisecond, 200*time.Millisecond)
+	gosip.SetTimers(50*time.Millisecond, 400*time.Millisecond, 500*time.Millisecond)
 	goleak.VerifyTestMain(m)
 }
+
+// patience is how long a test waits for what has to come, on a busy machine.
+const patience = 20 * time.Second
+
+// impatient is a server that gives up on an ACK or a CANCEL soon.
+func impatient(p *pace) { p.t1, p.t2 = 5*time.Millisecond, 40*time.Millisecond }
+
+// patient is one that a busy machine does not make give up.
+func patient(p *pace) { p.t1, p.t2 = 500*time.Millisecond, 4*time.Second }
 
 type passwords map[string]string
 
@@ -99,7 +108,7 @@ func (w *world) invite() call.Invite {
 	select {
 	case i := <-w.invites:
 		return i
-	case <-time.After(3 * time.Second):
+	case <-time.After(patience):
 		w.Fatal("no INVITE reached the call")
 		return nil
 	}
@@ -227,7 +236,7 @@ func (p *peer) via() string {
 // next waits for the next message that matches.
 func (p *peer) next(what string, match func(gosip.Message) bool) gosip.Message {
 	p.Helper()
-	limit := time.After(4 * time.Second)
+	limit := time.After(patience)
 	var seen []string
 	for {
 		select {
@@ -491,7 +500,7 @@ func (h *handler) want(t testing.TB, event string) {
 		if !strings.HasPrefix(e, event) {
 			t.Fatalf("event %q, want %q", e, event)
 		}
-	case <-time.After(4 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("no event %q", event)
 	}
 }
@@ -604,13 +613,12 @@ func mustChallenge(l *leg, p *peer) *gosip.Response {
 	return p.response(407, "BYE")
 }
 
-// newDeafTCP is a connection that nobody reads from.
-func (w *world) newDeafTCP() net.Conn {
+// deafTCP is a connection that nobody reads from.
+func (w *world) deafTCP() net.Conn {
 	w.Helper()
 	c, err := net.Dial("tcp", w.s.Addr("main", TCP).String())
 	if err != nil {
 		w.Fatal(err)
 	}
-	_ = c.(*net.TCPConn).SetReadBuffer(4096)
 	return c
 }

@@ -168,6 +168,7 @@ func (s *Server) listen(n *network, l Listener, conf *tls.Config) error {
 		if err != nil {
 			return err
 		}
+		_ = c.SetReadBuffer(udpBuffer) // as much of it as the system allows
 		u := &udpListener{s: s, net: n, conn: c, local: addrPort(c.LocalAddr())}
 		n.udp = append(n.udp, u)
 		s.udp = append(s.udp, u)

@@ -113,6 +113,7 @@ func (s *Server) newStream(n *network, t Transport, c net.Conn, dialled bool) *f
 	}
 	if t, ok := raw.(*net.TCPConn); ok {
 		f.reset = func() { _ = t.SetLinger(0) }
+		_ = t.SetWriteBuffer(kernelBuffer)
 		f.stop = func() { t.Close() } // of TLS it would wait for a slow reader
 	}
 	s.addFlow(f)

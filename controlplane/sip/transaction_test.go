@@ -182,6 +182,7 @@ func challengeOf(l *leg, p *peer, method string) *gosip.Response {
 
 // A long ringing is kept alive (13.3.1.1).
 func TestLongRinging(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, asTrunk, func(p *pace) { p.ringing = 50 * time.Millisecond })
 	p := w.newPeer("4711", "UDP")
 	l := p.inviteRaw("phone2", "offer", "", "")

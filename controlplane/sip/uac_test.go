@@ -36,7 +36,7 @@ func (w *world) closed(o call.Outgoing) {
 		if ok {
 			w.Fatalf("another response: %+v", r)
 		}
-	case <-time.After(2 * time.Second):
+	case <-time.After(patience):
 		w.Fatal("responses stay open after the final one")
 	}
 }
@@ -86,6 +86,7 @@ func TestForks(t *testing.T) {
 }
 
 func TestCancelOut(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	p := w.newPeer("pbx", "UDP")
 	isCancel := func(m gosip.Message) bool { return strings.HasPrefix(startLine(m), "CANCEL") }
@@ -185,6 +186,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	p := w.newPeer("pbx", "UDP")
 	o, _ := w.dialTo(p, nil) // nobody answers

@@ -276,10 +276,13 @@ func (i *invite) Accept(ctx context.Context, sdp []byte, h call.DialogHandler) (
 		if r.err != nil {
 			return nil, nil, r.err
 		}
-		if i.Offer() == nil {
-			return d, sdpOf(r.ack), nil
+		if i.Offer() != nil {
+			return d, nil, nil
 		}
-		return d, nil, nil
+		if r.ack == nil {
+			return nil, nil, call.ErrEnded // without the answer there is no call
+		}
+		return d, sdpOf(r.ack), nil
 	case <-ctx.Done():
 		// BYE may not be sent before the ACK came (15).
 		go func() {
@@ -301,7 +304,8 @@ func (d *dialog) expectAck(seq uint32) *ackWait {
 }
 
 // confirm repeats a 2xx until its ACK comes (13.3.1.4), over every transport.
-// The error is call.ErrNoAck after 64*T1, call.ErrEnded when the dialog ended.
+// The error is call.ErrNoAck after 64*T1, call.ErrEnded when we ended the dialog.
+// Without an error the ACK may be nil: BYE came in its stead.
 func (d *dialog) confirm(f *flow, res *gosip.Response, w *ackWait) (*gosip.Request, error) {
 	defer func() {
 		d.mu.Lock()
@@ -331,8 +335,11 @@ func (d *dialog) confirm(f *flow, res *gosip.Response, w *ackWait) (*gosip.Reque
 			case ack := <-w.got: // and BYE right behind it
 				return ack, nil
 			default:
-				return nil, call.ErrEnded
 			}
+			if d.endedByPeer() {
+				return nil, nil // who hangs up has had the 2xx; its ACK is lost
+			}
+			return nil, call.ErrEnded
 		}
 	}
 }

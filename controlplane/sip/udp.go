@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// udpBuffer bridges a moment in which nobody reads, at some thousand messages/s.
+const udpBuffer = 4 << 20
+
 // udpListener is a UDP socket. There is no state per remote address: a flow is
 // made for each datagram and lives as long as somebody holds it.
 type udpListener struct {

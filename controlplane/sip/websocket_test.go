@@ -102,6 +102,7 @@ func TestWebSocketKeepAlive(t *testing.T) {
 // A browser that vanishes without a word is found by ping; the same user and
 // instance takes the call back over a new connection.
 func TestReconnect(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, func(p *pace) { p.ping, p.pong = 20*time.Millisecond, 100*time.Millisecond })
 	instance := `;+sip.instance="<urn:uuid:web>";reg-id=1`
 
