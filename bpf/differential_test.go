@@ -296,7 +296,7 @@ func (d *differential) finish(n int) {
 			d.t.Errorf("%v: %d, want %d", Verdict(v), got, d.sent[Verdict(v)])
 		}
 	}
-	if n >= 1000 && d.window.Highest()>>16 < d.start>>16+3 {
+	if n >= 10_000 && d.window.Highest()>>16 < d.start>>16+3 {
 		d.t.Errorf("only %d roll-overs", d.window.Highest()>>16-d.start>>16)
 	}
 	d.t.Logf("%d packets, %v, from index %#x to %#x", n, d.sent, d.start, d.window.Highest())

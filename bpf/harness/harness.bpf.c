@@ -19,8 +19,8 @@ struct harness_frame {
 
 struct harness_position {
 	__u64 next;
-	__u32 step;	/* odd: visits all frames in no order a prefetcher knows */
-	__u32 mask;	/* frames - 1 */
+	__u32 step;	/* prime to count: visits all frames in no order a prefetcher knows */
+	__u32 count;	/* of frames, at least 1 */
 	__u32 run;
 	__u32 reserved;
 };
@@ -58,7 +58,7 @@ int harness(struct xdp_md *ctx)
 	at = bpf_map_lookup_elem(&position, &zero);
 	if (!at)
 		return XDP_ABORTED;
-	i = (__u32)(at->next++) * at->step & at->mask;
+	i = at->next++ * at->step % at->count;
 	frame = bpf_map_lookup_elem(&frames, &i);
 	if (!frame)
 		return XDP_ABORTED;

@@ -25,7 +25,7 @@ type HarnessHarnessPosition struct {
 	_        structs.HostLayout
 	Next     uint64
 	Step     uint32
-	Mask     uint32
+	Count    uint32
 	Run      uint32
 	Reserved uint32
 }
