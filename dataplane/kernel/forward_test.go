@@ -185,6 +185,7 @@ func verdicts(t testing.TB, e *Engine) map[string]uint64 {
 }
 
 func TestForward(t *testing.T) {
+	t.Parallel()
 	profiles := []struct {
 		name           string
 		browser, phone srtp.Profile

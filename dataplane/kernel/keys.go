@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
@@ -27,6 +28,9 @@ func openKeys(m *ebpf.Map) (*keyStore, error) {
 	memory, err := unix.Mmap(m.FD(), 0, sessionSize*int(m.MaxEntries()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the sessions into memory: %w", err)
+	}
+	if err := unix.Madvise(memory, unix.MADV_DONTDUMP); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep the sessions out of core dumps: %w", err), unix.Munmap(memory))
 	}
 	return &keyStore{memory: memory}, nil
 }

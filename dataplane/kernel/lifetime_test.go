@@ -59,6 +59,7 @@ func wiped(e *Engine) error {
 // finds the streams, keeps them, reaps them when they have been silent, and
 // wipes their keys.
 func TestDaemonStoppedAndKilled(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
 	c.warm(t)
@@ -120,6 +121,7 @@ func TestDaemonStoppedAndKilled(t *testing.T) {
 
 // Installing needs nothing that the start has not opened.
 func TestDropCapabilities(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
 	c.warm(t)
@@ -322,6 +324,7 @@ func TestForeignTC(t *testing.T) {
 
 // Another layout is replaced on the live link: the link keeps its identity.
 func TestLayoutReplaced(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	e := l.engine(t, AttachNative)
 	linkID := func(e *Engine) link.ID {
@@ -352,6 +355,7 @@ func TestLayoutReplaced(t *testing.T) {
 
 // A layout directory that lacks something is replaced like another layout.
 func TestLayoutBroken(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	e := l.engine(t, AttachNative)
 	must(t, e.Close())
@@ -368,6 +372,7 @@ func TestLayoutBroken(t *testing.T) {
 
 // Maps of another size are replaced when nothing is in them, on the live link.
 func TestResized(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newCall(t, l, false, srtp.ProfileAEADAES128GCM, srtp.ProfileNone)
 	c.warm(t)

@@ -30,6 +30,7 @@ func (h *host) setForwarding(t testing.TB, value string) {
 
 // A machine that is no router need not become one: routes are asked from lo.
 func TestNoRouter(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		l := newLab(t)
 		l.gateway.setForwarding(t, "0")
@@ -58,6 +59,7 @@ func TestNoRouter(t *testing.T) {
 // is off, or the neighbour has not been resolved yet. Nothing comes up, nothing
 // is lost.
 func TestHandedToTC(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("forwarding off/v6=%v", v6), func(t *testing.T) {
 			l := newLab(t)
@@ -166,6 +168,7 @@ func (h *host) packetSocket(t testing.TB) (fd, ifindex int, mac []byte) {
 // A stream comes in untagged and leaves with a VLAN tag; one with a tag comes in
 // and leaves without. By XDP and by tc.
 func TestVLAN(t *testing.T) {
+	t.Parallel()
 	const vlan = 77
 	for _, how := range []Attach{AttachNative, AttachGeneric, AttachTC} {
 		t.Run(string(how), func(t *testing.T) {
@@ -258,6 +261,7 @@ func udpIPv4(from, to netip.AddrPort, payload []byte) []byte {
 // Every size up to what fits the MTU gets through, whatever this driver can
 // grow, both ways and to SRTP from RTP.
 func TestSizes(t *testing.T) {
+	t.Parallel()
 	for _, how := range []Attach{AttachNative, AttachGeneric, AttachTC} {
 		t.Run(string(how), func(t *testing.T) {
 			l := newLab(t)
@@ -294,6 +298,7 @@ func everySize(t *testing.T, l *lab, e *Engine, p srtp.Profile) {
 // generic XDP where not, and from a native interface to one whose peer takes no
 // XDP frames tc sends.
 func TestAuto(t *testing.T) {
+	t.Parallel()
 	gro := func(h *host, on bool) {
 		must(t, h.do(func() error {
 			tool, err := ethtool.NewEthtool()

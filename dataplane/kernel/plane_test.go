@@ -300,13 +300,14 @@ func (f *traffic) missing(at int) (lost, double int) {
 // packet is lost or doubled by them, and no index towards the browser is used
 // twice.
 func TestHandOvers(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newEnds(t, l)
 	d, _ := l.startDaemon(t, "")
 	if port := d.ask(t, "call 1"); port != "20000" {
 		t.Fatalf("the phone side's port is %s", port)
 	}
-	f := startTraffic(t, c, 1, time.Millisecond)
+	f := startTraffic(t, c, 1, 4*time.Millisecond)
 	for range 50 {
 		d.ask(t, "kernel")
 		d.ask(t, "user")
@@ -325,6 +326,7 @@ func TestHandOvers(t *testing.T) {
 // A daemon that is killed at any moment of a hand-over leaves no stream behind
 // that uses an index again.
 func TestKilledInHandOver(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newEnds(t, l)
 	r := rand.New(rand.NewPCG(9, 9))
@@ -382,6 +384,7 @@ func newEnds(t testing.TB, l *lab) *call {
 // Hold takes the streams back from the kernel and lets nothing through; resume
 // gives them to the kernel again with an index that has only grown.
 func TestHold(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newEnds(t, l)
 	d, _ := l.startDaemon(t, "")

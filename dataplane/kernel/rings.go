@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
@@ -41,6 +42,9 @@ func newRingClass(m *ebpf.Map, octets int, slots uint32) (*ringClass, error) {
 	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return nil, fmt.Errorf("map the keystream into memory: %w", err)
+	}
+	if err := unix.Madvise(memory, unix.MADV_DONTDUMP); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep the keystream out of core dumps: %w", err), unix.Munmap(memory))
 	}
 	c := &ringClass{memory: memory, octets: octets, slots: slots, epochs: make([]uint16, m.MaxEntries()/slots), sheet: newSheet(octets)}
 	for n := len(c.epochs); n > 0; n-- {

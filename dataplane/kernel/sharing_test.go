@@ -130,6 +130,7 @@ func TestRekeyed(t *testing.T) {
 // A packet that came in fragments is whole only in the socket: the plane runs it
 // through the same program.
 func TestFragments(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	c := newEnds(t, l)
 	d, _ := l.startDaemon(t, "")
@@ -156,6 +157,7 @@ func TestFragments(t *testing.T) {
 
 // Two browsers on one side: packets turn round on the interface they came in by.
 func TestSameInterface(t *testing.T) {
+	t.Parallel()
 	for _, how := range []Attach{AttachNative, AttachGeneric, AttachTC} {
 		t.Run(string(how), func(t *testing.T) {
 			l := newLab(t)
