@@ -265,7 +265,7 @@ func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via 
 	w := h.read(s, b.now).Window
 	if d := int64(w.Estimate(seq)) - int64(w.Highest()); d > 0 && d <= maxDropout {
 		// They should have: there may be no route any more.
-		if f.refused++; f.refused >= maxRefused && h.takeBack(t, s) {
+		if f.refused++; f.refused >= maxRefused && h.takeBack(t, s, h.drain) {
 			s.flow.why, s.flow.retry = ReasonInstallFailed, b.now.Add(retryAfter)
 			return false
 		}
@@ -273,7 +273,7 @@ func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via 
 		return true
 	}
 	// For plain RTP that is how a sender that started anew looks.
-	if t.in.ctx == nil && s.suspicious && seq == s.suspect && h.takeBack(t, s) {
+	if t.in.ctx == nil && s.suspicious && seq == s.suspect && h.takeBack(t, s, 0) {
 		return false
 	}
 	s.suspicious, s.suspect = true, seq+1
@@ -300,8 +300,11 @@ func (h *handover) inject(s *stream, packet []byte, via *socket, from netip.Addr
 }
 
 // release takes a stream back and ends its flow there; false when the Forwarder
-// did not give it back. Transport.mu is held.
-func (h *handover) release(t *Transport, s *stream) bool {
+// did not give it back. Where the numbering goes on (drain), the Forwarder still
+// takes what was overtaken for a while; else it forgets the stream at once: its
+// late packets go nowhere, and those of a sender that started anew must not look
+// like them. Transport.mu is held.
+func (h *handover) release(t *Transport, s *stream, drain time.Duration) bool {
 	f := s.flow
 	if f.owner == ownerInstalling {
 		h.settle(t, s, f)
@@ -319,16 +322,16 @@ func (h *handover) release(t *Transport, s *stream) bool {
 			f.to.t.out.mu.Unlock()
 			return false
 		}
-		h.takeState(s, f, state, true)
+		h.takeState(s, f, state, 0, true)
 		return true
 	}
-	h.takeState(s, f, state, false)
+	h.takeState(s, f, state, drain, false)
 	return true
 }
 
 // takeState goes on where the Forwarder stopped. removed tells that state is
 // final. Transport.mu is held.
-func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
+func (h *handover) takeState(s *stream, f *flow, state State, drain time.Duration, removed bool) {
 	f.owner = ownerUser
 	carried := state.Counters
 	s.elsewhere.add(carried)
@@ -356,7 +359,7 @@ func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
 	}
 	line := s.line
 	s.draining = true
-	r := removal{id: f.ID, at: time.Now().Add(h.drain), then: func(final State) {
+	r := removal{id: f.ID, at: time.Now().Add(drain), then: func(final State) {
 		late := final.since(carried)
 		h.plane.totals.forwarder(path, late)
 		line.t.mu.Lock()
@@ -370,7 +373,13 @@ func (h *handover) takeState(s *stream, f *flow, state State, removed bool) {
 		f.to.out.sent.add(late.sentOnly())
 		to.mu.Unlock()
 	}}
-	h.later(func() { h.removed = append(h.removed, r) })
+	h.later(func() {
+		if drain == 0 {
+			h.remove(r)
+			return
+		}
+		h.removed = append(h.removed, r)
+	})
 }
 
 // reopen makes acceptable again what now counts as seen between two indices
@@ -406,9 +415,9 @@ func (h *handover) advance(s *stream, f *flow, state State) {
 
 // takeBack releases a stream and lets the user engine go on with the same
 // numbering under a new flow. Transport.mu is held.
-func (h *handover) takeBack(t *Transport, s *stream) bool {
+func (h *handover) takeBack(t *Transport, s *stream, drain time.Duration) bool {
 	f := s.flow
-	if !h.release(t, s) {
+	if !h.release(t, s, drain) {
 		return false
 	}
 	again := *f
@@ -442,7 +451,7 @@ func (h *handover) changed(s *stream) {
 		}
 		h.plane.log.Warn("forwarder did not take an update; the stream comes back", "flow", f.ID, "error", err)
 	}
-	if h.takeBack(t, s) {
+	if h.takeBack(t, s, h.drain) {
 		s.flow.why = why
 	}
 }

@@ -63,7 +63,7 @@ func (x *pair) owner() owner {
 func (x *pair) takeBack(t testing.TB) {
 	x.a.transport.mu.Lock()
 	defer x.a.transport.mu.Unlock()
-	if !x.plane.engine.takeBack(x.a.transport, x.a.line.source) {
+	if !x.plane.engine.takeBack(x.a.transport, x.a.line.source, x.plane.engine.drain) {
 		t.Fatal("not given back")
 	}
 }

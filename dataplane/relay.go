@@ -222,7 +222,7 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 	}
 	ts := binary.BigEndian.Uint32(packet[4:])
 	first := false
-	if f := s.flow; f != nil && f.owner != ownerUser && (f.to != r.to || jumped) && !t.plane.engine.takeBack(t, s) {
+	if f := s.flow; f != nil && f.owner != ownerUser && (f.to != r.to || jumped) && !t.plane.engine.takeBack(t, s, 0) {
 		t.plane.drop(s, dropForwarder)
 		return
 	}
@@ -358,7 +358,7 @@ func (t *Transport) detach(s *stream) bool {
 	if s == nil || s.flow == nil {
 		return true
 	}
-	if !t.plane.engine.release(t, s) {
+	if !t.plane.engine.release(t, s, 0) {
 		return false
 	}
 	s.flow = nil
