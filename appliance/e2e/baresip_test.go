@@ -245,7 +245,7 @@ func (b *baresip) command(name, params string) {
 
 func (b *baresip) dial(uri string) { b.t.Helper(); b.command("dial", uri) }
 func (b *baresip) hangUp()         { b.t.Helper(); b.command("hangup", "") }
-func (b *baresip) established()    { b.t.Helper(); b.wait(10*time.Second, "CALL_ESTABLISHED") }
+func (b *baresip) established()    { b.t.Helper(); b.wait(20*time.Second, "CALL_ESTABLISHED") }
 
 // closed waits for the end of the call and returns what the phone says of it.
 func (b *baresip) closed(within time.Duration) string {

@@ -273,6 +273,15 @@ func (w *webphone) dump() {
 		w.t.Logf("---- %s: %v", w.name, err)
 		return
 	}
+	var rows []map[string]any
+	if w.b.ask("stats", map[string]any{"page": w.id}, &rows) == nil {
+		for _, r := range rows {
+			switch r["type"] {
+			case "inbound-rtp", "outbound-rtp", "remote-inbound-rtp", "transport", "media-source":
+				w.t.Logf("---- %s %v: %v", w.name, r["type"], r)
+			}
+		}
+	}
 	w.t.Logf("---- %s console\n%s\n---- %s SIP\n%s", w.name, strings.Join(log.Log, "\n"), w.name, strings.Join(log.Frames, "\n"))
 	if dir := os.Getenv("SLUICE_E2E_SHOTS"); dir != "" {
 		path := filepath.Join(dir, strings.ReplaceAll(w.t.Name(), "/", "_")+"-"+w.name+".png")
@@ -314,7 +323,7 @@ func (w *webphone) signIn(user, password string) {
 	w.t.Helper()
 	w.name = user
 	w.trySignIn(user, password)
-	w.see(user+"@", 15*time.Second)
+	w.see(user+"@", 30*time.Second)
 }
 
 func (w *webphone) trySignIn(user, password string) {
@@ -333,13 +342,13 @@ func (w *webphone) dial(target string) {
 // answer waits for an incoming call and takes it.
 func (w *webphone) answer() {
 	w.t.Helper()
-	w.see("is calling you", 10*time.Second)
+	w.see("is calling you", 20*time.Second)
 	w.click("Answer")
 }
 
 func (w *webphone) connected() {
 	w.t.Helper()
-	w.see("Connected", 10*time.Second)
+	w.see("Connected", 20*time.Second)
 }
 
 // moment is a time on the page's clock, which is the machine's.

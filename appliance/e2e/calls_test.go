@@ -25,10 +25,10 @@ func TestBrowserCallsPhone(t *testing.T) {
 	w.dial("phone1")
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
-	w.see("PCMU", 5*time.Second)
-	w.see("AES-GCM-128", 5*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
+	w.see("PCMU", 10*time.Second)
+	w.see("AES-GCM-128", 10*time.Second)
 
 	w.click("Keypad")
 	w.do("click", map[string]any{"selector": "#call-keys button >> nth=4"}, nil)
@@ -38,7 +38,7 @@ func TestBrowserCallsPhone(t *testing.T) {
 
 	w.click("Hang up")
 	phone.closed(5 * time.Second)
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 }
 
 func TestPhoneCallsBrowser(t *testing.T) {
@@ -52,10 +52,10 @@ func TestPhoneCallsBrowser(t *testing.T) {
 	w.answer()
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
 	phone.hangUp()
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 }
 
 func TestBrowserCallsPhoneInOpus(t *testing.T) {
@@ -69,9 +69,9 @@ func TestBrowserCallsPhoneInOpus(t *testing.T) {
 	w.dial("phone1")
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
-	w.see("opus", 5*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
+	w.see("opus", 10*time.Second)
 	w.click("Hang up")
 	phone.closed(5 * time.Second)
 }
@@ -88,8 +88,8 @@ func TestBrowserCallsPhoneOverTCPWithSDES(t *testing.T) {
 	w.answer()
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	phone.closed(5 * time.Second)
 }
@@ -103,11 +103,11 @@ func TestBrowserCallsBrowser(t *testing.T) {
 	callee.answer()
 	caller.connected()
 	callee.connected()
-	caller.hears(toneBrowserB, 10*time.Second)
-	callee.hears(toneBrowserA, 10*time.Second)
-	caller.see("opus", 5*time.Second)
+	caller.hears(toneBrowserB, 20*time.Second)
+	callee.hears(toneBrowserA, 20*time.Second)
+	caller.see("opus", 10*time.Second)
 	callee.click("Hang up")
-	caller.see("Call ended", 5*time.Second)
+	caller.see("Call ended", 10*time.Second)
 }
 
 func TestPhoneCallsPhone(t *testing.T) {
@@ -118,8 +118,8 @@ func TestPhoneCallsPhone(t *testing.T) {
 	caller.dial("sip:phone2@" + domain)
 	caller.established()
 	callee.established()
-	caller.hears(tonePhoneB, 10*time.Second)
-	callee.hears(tonePhoneA, 10*time.Second)
+	caller.hears(tonePhoneB, 20*time.Second)
+	callee.hears(tonePhoneA, 20*time.Second)
 	caller.hangUp()
 	callee.closed(5 * time.Second)
 }
@@ -133,7 +133,7 @@ func TestBrowserCallsTrunk(t *testing.T) {
 	w.dial("9 (030) 1234")
 	carrier.sees("INVITE sip:90301234@", 5*time.Second)
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second) // the carrier sends back what it hears
+	w.hears(toneBrowserA, 20*time.Second) // the carrier sends back what it hears
 	w.click("Hang up")
 	carrier.passes(5 * time.Second)
 }
@@ -145,7 +145,7 @@ func TestPhoneCallsTrunk(t *testing.T) {
 
 	phone.dial("sip:90301234@" + domain)
 	phone.established()
-	phone.hears(tonePhoneA, 10*time.Second)
+	phone.hears(tonePhoneA, 20*time.Second)
 	phone.hangUp()
 	carrier.passes(5 * time.Second)
 }
@@ -159,7 +159,7 @@ func TestTrunkCallsBrowser(t *testing.T) {
 	w.see("Carrier", 10*time.Second)
 	w.answer()
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	carrier.passes(5 * time.Second)
 }
@@ -170,7 +170,7 @@ func TestTrunkCallsPhone(t *testing.T) {
 	carrier := g.fromTrunk("call-tone", "phone1", sippConfig{tone: toneCarrier})
 
 	phone.established()
-	phone.hears(toneCarrier, 10*time.Second)
+	phone.hears(toneCarrier, 20*time.Second)
 	phone.hangUp()
 	carrier.passes(5 * time.Second)
 }
@@ -183,13 +183,13 @@ func TestHoldByBrowser(t *testing.T) {
 
 	w.dial("9100")
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Hold")
-	w.see("On hold", 5*time.Second)
-	w.hearsSilence(10 * time.Second)
+	w.see("On hold", 10*time.Second)
+	w.hearsSilence(20 * time.Second)
 	w.click("Resume")
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	carrier.passes(5 * time.Second)
 }
@@ -202,11 +202,11 @@ func TestHoldBySIPSide(t *testing.T) {
 
 	w.answer()
 	w.connected()
-	w.hears(toneBrowserA, 4*time.Second)
-	w.see("The other side put you on hold", 8*time.Second)
-	w.hearsSilence(3500 * time.Millisecond)
-	w.see("Connected", 8*time.Second)
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 5*time.Second)
+	w.see("The other side put you on hold", 15*time.Second)
+	w.hearsSilence(5500 * time.Millisecond)
+	w.see("Connected", 15*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	carrier.passes(5 * time.Second)
 }
@@ -219,11 +219,11 @@ func TestMuteIsHeard(t *testing.T) {
 
 	w.dial("9100")
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Mute")
-	w.hearsSilence(10 * time.Second)
+	w.hearsSilence(20 * time.Second)
 	w.click("Unmute")
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	carrier.passes(5 * time.Second)
 }
@@ -231,14 +231,14 @@ func TestMuteIsHeard(t *testing.T) {
 func TestEarlyMediaThenAnswer(t *testing.T) {
 	chromium := chromiumA(t)
 	g := newGateway(t, gatewayConfig{})
-	carrier := g.trunk("early", sippConfig{tone: toneAnnounce}) // answers after 4 s
+	carrier := g.trunk("early", sippConfig{tone: toneAnnounce}) // answers after 6 s
 	w := web(t, g, chromium, "web1")
 
 	w.dial("9100")
-	w.see("Ringing", 5*time.Second)
-	w.hears(toneAnnounce, 3500*time.Millisecond)
+	w.see("Ringing", 10*time.Second)
+	w.hears(toneAnnounce, 5*time.Second)
 	w.connected()
-	w.hears(toneAnnounce, 10*time.Second)
+	w.hears(toneAnnounce, 20*time.Second)
 	w.click("Hang up")
 	carrier.passes(5 * time.Second)
 }
@@ -253,14 +253,14 @@ func TestEarlyMediaThenAnotherCalleeAnswers(t *testing.T) {
 
 	caller.dial("web2")
 	callee.see("is calling you", 10*time.Second)
-	caller.hears(toneAnnounce, 10*time.Second)
+	caller.hears(toneAnnounce, 20*time.Second)
 	callee.click("Answer")
 	caller.connected()
 	announcing.passes(5 * time.Second)
-	caller.hears(toneBrowserB, 10*time.Second)
-	callee.hears(toneBrowserA, 10*time.Second)
+	caller.hears(toneBrowserB, 20*time.Second)
+	callee.hears(toneBrowserA, 20*time.Second)
 	caller.click("Hang up")
-	callee.see("Call ended", 5*time.Second)
+	callee.see("Call ended", 10*time.Second)
 }
 
 // registered registers sipp as a user and then runs a scenario at that address.
@@ -285,8 +285,8 @@ func TestFirstAnswerOfAForkWins(t *testing.T) {
 	callee.answer()
 	phone.established()
 	ringing.passes(5 * time.Second)
-	callee.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserB, 10*time.Second)
+	callee.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserB, 20*time.Second)
 	phone.hangUp()
-	callee.see("Call ended", 5*time.Second)
+	callee.see("Call ended", 10*time.Second)
 }

@@ -48,16 +48,16 @@ func TestDemoAsANewUser(t *testing.T) {
 
 	w.dial("tone")
 	w.connected()
-	w.hears(440, 10*time.Second)
+	w.hears(440, 20*time.Second)
 	w.click("Hang up")
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 
 	w.dial("echo")
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 
 	p.signal(syscall.SIGINT)
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 	if err := p.waitExit(t, 10*time.Second); err != nil {
 		t.Errorf("Ctrl-C: %v", err)
 	}

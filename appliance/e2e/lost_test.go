@@ -101,25 +101,25 @@ func TestReconnectTakesCallBack(t *testing.T) {
 	w.dial("phone1")
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
 
 	cable.sever()
-	w.see("The connection to the gateway was lost", 5*time.Second)
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
+	w.see("The connection to the gateway was lost", 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
 	cable.mend()
 	w.see("web1@"+domain, 15*time.Second)
-	w.hears(tonePhoneA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
 
 	// Signalling works again in both directions within the old dialog.
 	phone.hangUp()
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 
 	w.dial("phone1")
 	phone.established()
 	w.connected()
 	cable.sever()
-	w.see("The connection to the gateway was lost", 5*time.Second)
+	w.see("The connection to the gateway was lost", 10*time.Second)
 	cable.mend()
 	w.see("web1@"+domain, 15*time.Second)
 	w.click("Hang up")
@@ -140,18 +140,18 @@ func TestSocketAwayForHalfAMinute(t *testing.T) {
 	w.dial("phone1")
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
 
 	cable.sever()
 	for cut := time.Now(); time.Since(cut) < 28*time.Second; {
-		phone.hears(toneBrowserB, 10*time.Second)
-		w.hears(tonePhoneA, 10*time.Second)
+		phone.hears(toneBrowserB, 20*time.Second)
+		w.hears(tonePhoneA, 20*time.Second)
 	}
 	cable.mend()
 	w.see("web1@"+domain, 12*time.Second)
-	phone.hears(toneBrowserB, 10*time.Second)
+	phone.hears(toneBrowserB, 20*time.Second)
 	phone.hangUp()
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 }
 
 // Leaving the page ends the call at once.
@@ -165,7 +165,7 @@ func TestReloadEndsCall(t *testing.T) {
 	w.connected()
 	w.do("goto", map[string]any{"url": g.url()}, nil)
 	phone.closed(5 * time.Second)
-	w.see("Sign in", 5*time.Second)
+	w.see("Sign in", 10*time.Second)
 }
 
 // A browser that dies leaves no phone hanging.
@@ -183,7 +183,7 @@ func TestBrowserVanishes(t *testing.T) {
 	w.dial("phone1")
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
 
 	mortal.vanish(t)
 	died := time.Now()
@@ -208,7 +208,7 @@ func TestThreeMinutesWithDefaultSettings(t *testing.T) {
 	w.connected()
 	began := time.Now()
 	for time.Since(began) < 3*time.Minute {
-		w.hears(tonePhoneB, 10*time.Second)
+		w.hears(tonePhoneB, 20*time.Second)
 		time.Sleep(5 * time.Second) // the length of the call is what is tested
 	}
 	w.see("Connected", time.Second)
@@ -224,5 +224,5 @@ func TestThreeMinutesWithDefaultSettings(t *testing.T) {
 		t.Errorf("%d UPDATE requests in three minutes, want one in 45 s: the session timer was not tested", updates)
 	}
 	phone.hangUp()
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 }

@@ -23,8 +23,8 @@ func TestCallBetweenFamilies(t *testing.T) {
 	w.dial("phone1")
 	phone.established()
 	w.connected()
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	phone.closed(5 * time.Second)
 }
@@ -42,10 +42,10 @@ func TestBrowserOverTLS(t *testing.T) {
 	phone.dial("sip:web1@" + domain)
 	w.answer()
 	phone.established()
-	w.hears(tonePhoneA, 10*time.Second)
-	phone.hears(toneBrowserA, 10*time.Second)
+	w.hears(tonePhoneA, 20*time.Second)
+	phone.hears(toneBrowserA, 20*time.Second)
 	phone.hangUp()
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 }
 
 // After five hundred calls the gateway holds what it held before the first.

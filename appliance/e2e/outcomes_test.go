@@ -18,9 +18,9 @@ func TestCancelByBrowser(t *testing.T) {
 	w := web(t, g, chromium, "web1")
 
 	w.dial("9100")
-	w.see("Ringing", 5*time.Second)
+	w.see("Ringing", 10*time.Second)
 	w.click("Hang up")
-	w.see("Call cancelled", 5*time.Second)
+	w.see("Call cancelled", 10*time.Second)
 	carrier.passes(5 * time.Second)
 }
 
@@ -30,7 +30,7 @@ func TestCancelBySIPSide(t *testing.T) {
 	w := web(t, g, chromium, "web1")
 	carrier := g.fromTrunk("call-cancel", "web1", sippConfig{})
 
-	w.see("is calling you", 5*time.Second)
+	w.see("is calling you", 10*time.Second)
 	w.see("Missed call", 8*time.Second)
 	carrier.passes(5 * time.Second)
 }
@@ -51,10 +51,10 @@ func TestDeclineByBrowser(t *testing.T) {
 	w := web(t, g, chromium, "web1")
 	carrier := refused(g, "web1", "603")
 
-	w.see("is calling you", 5*time.Second)
+	w.see("is calling you", 10*time.Second)
 	w.click("Decline")
 	carrier.passes(5 * time.Second)
-	w.see("Call declined", 5*time.Second)
+	w.see("Call declined", 10*time.Second)
 }
 
 func TestSecondCallIsBusy(t *testing.T) {
@@ -65,7 +65,7 @@ func TestSecondCallIsBusy(t *testing.T) {
 	w.answer()
 	w.connected()
 	refused(g, "web1", "486").passes(10 * time.Second)
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	w.click("Hang up")
 	first.passes(5 * time.Second)
 }

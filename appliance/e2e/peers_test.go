@@ -14,7 +14,7 @@ func TestPeersWithoutGateway(t *testing.T) {
 		gateway: netip.AddrPortFrom(far.sip.Addr(), far.sip.Port()), tone: tonePhoneA})
 	phone.dial("sip:echo@" + far.sip.String())
 	phone.established()
-	phone.hears(tonePhoneA, 10*time.Second)
+	phone.hears(tonePhoneA, 20*time.Second)
 	phone.hangUp()
 	far.passes(5 * time.Second)
 }

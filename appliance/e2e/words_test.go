@@ -28,10 +28,10 @@ func TestWordsWhenSocketCannotOpen(t *testing.T) {
 	w := openPhone(t, chromium, "http://"+l.Addr().String()+"/")
 	w.see(domain, 5*time.Second) // from phone.json
 	w.click("Sign in")
-	w.see("Enter your user name and your password.", 5*time.Second)
+	w.see("Enter your user name and your password.", 10*time.Second)
 	w.trySignIn("web1", "x")
 	w.see("The gateway does not answer.", 10*time.Second)
-	w.see("Signed out", 5*time.Second)
+	w.see("Signed out", 10*time.Second)
 }
 
 // A microphone that is refused stops the call before it is placed and says what to do.
@@ -86,9 +86,9 @@ func TestKeyboardOnly(t *testing.T) {
 	w.see("web1@"+domain, 10*time.Second)
 	keys("9", "1", "0", "0", "Enter") // so has the number
 	w.connected()
-	w.hears(toneBrowserA, 10*time.Second)
+	w.hears(toneBrowserA, 20*time.Second)
 	keys("m")
-	w.see("You are muted", 5*time.Second)
+	w.see("You are muted", 10*time.Second)
 	keys("m")
 	w.connected()
 	keys("k", "5", "#")
@@ -97,7 +97,7 @@ func TestKeyboardOnly(t *testing.T) {
 	}
 	keys("k")
 	w.do("press", map[string]any{"key": "Enter"}, nil) // the focus is on Hang up
-	w.see("Call ended", 5*time.Second)
+	w.see("Call ended", 10*time.Second)
 	w.do("click", map[string]any{"selector": "#recent-list button"}, nil)
 	w.connected()
 	w.click("Hang up")
@@ -110,10 +110,10 @@ func TestSignOut(t *testing.T) {
 	g := newGateway(t, gatewayConfig{})
 	w := web(t, g, chromium, "web1")
 	w.dial("nobody")
-	w.see("No such number or name.", 5*time.Second)
+	w.see("No such number or name.", 10*time.Second)
 	w.click("Settings")
 	w.click("Sign out")
-	w.see("Signed out", 5*time.Second)
+	w.see("Signed out", 10*time.Second)
 	refused(g, "web1", "480").passes(10 * time.Second)
 	var kept map[string]string
 	w.do("evaluate", map[string]any{"script": "() => ({ ...localStorage })"}, &kept)
