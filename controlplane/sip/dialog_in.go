@@ -171,7 +171,7 @@ func (d *dialog) answerOffer(ctx context.Context, x *serverTx, req *gosip.Reques
 		cancel()
 	}()
 	sdp, code := d.ask(ctx, offer)
-	clear := func() {
+	settle := func() {
 		d.mu.Lock()
 		if d.pending == x {
 			d.pending = nil
@@ -182,7 +182,7 @@ func (d *dialog) answerOffer(ctx context.Context, x *serverTx, req *gosip.Reques
 		if code < 300 || code > 699 {
 			code = 500
 		}
-		clear()
+		settle()
 		_ = x.reply(code, "", nil)
 		return
 	}
@@ -195,7 +195,7 @@ func (d *dialog) answerOffer(ctx context.Context, x *serverTx, req *gosip.Reques
 		w = d.expectAck(req.CSeq().SeqNo)
 	}
 	// The far side may send the next one as soon as it has our answer.
-	clear()
+	settle()
 	err := x.respond(res)
 	if err != nil {
 		if w != nil {

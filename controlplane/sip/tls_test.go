@@ -132,9 +132,9 @@ func TestIPv6(t *testing.T) {
 	} else {
 		c.Close()
 	}
-	any := netip.MustParseAddrPort("[::1]:0")
+	loopback := netip.MustParseAddrPort("[::1]:0")
 	w := newWorld(t, func(c *Config) {
-		c.Networks[0].Listeners = []Listener{{Transport: UDP, Addr: any}, {Transport: TCP, Addr: any}}
+		c.Networks[0].Listeners = []Listener{{Transport: UDP, Addr: loopback}, {Transport: TCP, Addr: loopback}}
 	})
 	for _, tr := range []string{"UDP", "TCP"} {
 		p := w.newPeer("phone1", tr)
