@@ -28,78 +28,104 @@ static __always_inline __u64 slc_low(__u32 n)
  * XORs length octets from offset on. The load of the last word may reach up to
  * seven octets further: into the tag, or into what the tail was grown by.
  */
-#define SLC_XOR(name, type, words) \
+#define SLC_XOR_WORD(i, mask) do { \
+	__u64 x_ = p[i] ^ (from[i] & (mask)); \
+	p[i] = x_; \
+	x_ &= (mask); \
+	high += x_ >> 32; \
+	low += (__u32)x_; \
+} while (0)
+
+#define SLC_XOR(name, type, octets) \
 __noinline long name(struct slc_context *ctx, const struct type *keystream, __u64 tag, \
 		     __u32 offset, __u32 length) \
 { \
-	__u64 at = offset, n = length / 8, sum = 0, i, x, mask; \
+	__u64 at = offset, n = length / 16, high = 0, low = 0; \
 	const void *end = slc_end(ctx); \
 	const __u64 *from; \
 	__u64 *p; \
-	if (!keystream || at > SLC_OFFSET_LIMIT) \
+	if (!keystream || at > SLC_OFFSET_LIMIT || length > (octets)) \
 		return SLC_TORN; \
 	from = (const __u64 *)keystream->bytes; \
 	p = slc_data(ctx) + at; \
-	for (i = 0; i < (words); i++) { \
+	for (__u64 i = 0; i < (octets) / 16; i++) { \
 		if (i >= n) \
 			break; \
 		slc_opaque(p); \
-		if ((const void *)(p + 1) > end) \
+		if ((const void *)(p + 2) > end) \
 			return SLC_TORN; \
-		x = *p ^ from[i]; \
-		*p++ = x; \
-		sum += (x >> 32) + (__u32)x; \
+		SLC_XOR_WORD(0, ~0ULL); \
+		SLC_XOR_WORD(1, ~0ULL); \
+		p += 2; \
+		from += 2; \
 	} \
-	length &= 7; \
-	if (length && i < (words)) { \
-		mask = slc_low(length); \
+	length &= 15; \
+	if (length) { \
+		/* from the start: where the loop ended must not tell one exit from another */ \
+		at = n * 16; \
+		slc_opaque(at); \
+		if (at > (octets) - 16) \
+			return SLC_TORN; \
+		from = (const void *)keystream->bytes + at; \
+		at += offset; \
+		p = slc_data(ctx) + at; \
 		slc_opaque(p); \
 		if ((const void *)(p + 1) > end) \
 			return SLC_TORN; \
-		x = *p ^ (from[i] & mask); \
-		*p = x; \
-		x &= mask; \
-		sum += (x >> 32) + (__u32)x; \
+		SLC_XOR_WORD(0, length >= 8 ? ~0ULL : slc_low(length)); \
+		length -= 8; \
+		if ((__s32)length > 0) { \
+			slc_opaque(p); \
+			if ((const void *)(p + 2) > end) \
+				return SLC_TORN; \
+			SLC_XOR_WORD(1, slc_low(length)); \
+		} \
 	} \
 	/* the filler may have turned to another index meanwhile */ \
 	if (slc_volatile(&keystream->tag) != tag) \
 		return SLC_TORN; \
-	return sum; \
+	return high + low; \
 }
 
-SLC_XOR(slc_xor_small, slc_keystream, SLC_KEYSTREAM_SMALL / 8)
-SLC_XOR(slc_xor_large, slc_keystream_large, SLC_KEYSTREAM_LARGE / 8)
+SLC_XOR(slc_xor_small, slc_keystream, SLC_KEYSTREAM_SMALL)
+SLC_XOR(slc_xor_large, slc_keystream_large, SLC_KEYSTREAM_LARGE)
 
 /* The sum alone, for RTP to RTP; nothing may follow the packet, so no load reaches further. */
 __noinline long slc_sum(struct slc_context *ctx, __u32 offset, __u32 length)
 {
-	__u64 at = offset, n = length / 4, sum = 0;
+	__u64 at = offset, n = length / 16, high = 0, low = 0;
 	const void *end = slc_end(ctx);
-	const __u32 *p;
 	const __u8 *last;
+	const __u64 *p;
 
-	if (at > SLC_OFFSET_LIMIT)
+	if (at > SLC_OFFSET_LIMIT || length > SLC_KEYSTREAM_LARGE)
 		return SLC_TORN;
 	p = slc_data(ctx) + at;
-	for (__u64 i = 0; i < SLC_KEYSTREAM_LARGE / 4; i++) {
+	for (__u64 i = 0; i < SLC_KEYSTREAM_LARGE / 16; i++) {
 		if (i >= n)
 			break;
 		slc_opaque(p);
-		if ((const void *)(p + 1) > end)
+		if ((const void *)(p + 2) > end)
 			return SLC_TORN;
-		sum += *p++;
+		high += (p[0] >> 32) + (p[1] >> 32);
+		low += (__u64)(__u32)p[0] + (__u32)p[1];
+		p += 2;
 	}
-	last = (const __u8 *)p;
-	length &= 3;
-	for (__u32 i = 0; i < 3; i++) {
+	at += n * 16;
+	slc_opaque(at);
+	if (at > SLC_OFFSET_LIMIT)
+		return SLC_TORN;
+	last = slc_data(ctx) + at;
+	length &= 15;
+	for (__u32 i = 0; i < 15; i++) {
 		if (i >= length)
 			break;
 		slc_opaque(last);
 		if ((const void *)(last + 1) > end)
 			return SLC_TORN;
-		sum += (__u64)*last++ << (8 * i);
+		low += (__u64)*last++ << (8 * (i & 1));
 	}
-	return sum;
+	return high + low;
 }
 
 /* One direction of a stream's crypto. */
