@@ -31,13 +31,14 @@ func (c *Config) check(d *decoder) {
 	networks := c.checkNetworks(d)
 	c.checkHTTP(d, networks)
 	c.checkTLS(d)
+	c.checkDigest(d)
 	c.checkUsers(d)
 	trunks := c.checkTrunks(d, networks)
 	c.checkRoutes(d, trunks)
 	for _, l := range []struct {
 		key string
 		n   int
-	}{{"limits.calls", c.Limits.Calls}, {"limits.connections", c.Limits.Connections}} {
+	}{{"limits.calls", c.Limits.Calls}, {"limits.connections", c.Limits.Connections}, {"limits.connections_per_address", c.Limits.ConnectionsPerAddress}} {
 		if l.n < 1 {
 			d.wrong(l.key, "%d would let nobody in: write 1 or more", l.n)
 		}
@@ -174,6 +175,17 @@ func (c *Config) checkTLS(d *decoder) {
 	}
 }
 
+func (c *Config) checkDigest(d *decoder) {
+	if len(c.SIP.Digest) == 0 {
+		d.wrong("sip.digest", "nobody could sign in: write md5, sha-256 or both")
+	}
+	for i, a := range c.SIP.Digest {
+		if slices.Contains(c.SIP.Digest[:i], a) {
+			d.wrong(fmt.Sprintf("sip.digest[%d]", i), "%s a second time: remove one", a)
+		}
+	}
+}
+
 func (c *Config) checkUsers(d *decoder) {
 	seen := map[string]int{}
 	for i, u := range c.Users {
@@ -194,6 +206,10 @@ func (c *Config) checkUsers(d *decoder) {
 			d.wrong(key, "has no password: write password, or ha1 and ha1_sha256")
 		case !u.Password.IsZero() && hashed:
 			d.wrong(key, "has a password and hashes of one: write either")
+		case hashed && u.HA1.IsZero() && len(c.SIP.Digest) > 0 && !slices.Contains(c.SIP.Digest, SHA256):
+			d.wrong(key, "could not sign in: ha1_sha256 alone needs sha-256 in sip.digest; add it there, or write ha1 too")
+		case hashed && u.HA1SHA256.IsZero() && len(c.SIP.Digest) > 0 && !slices.Contains(c.SIP.Digest, MD5):
+			d.wrong(key, "could not sign in: ha1 alone needs md5 in sip.digest; add it there, or write ha1_sha256 too")
 		}
 		if !u.HA1.IsZero() && !md5Hex.MatchString(u.HA1.Reveal()) {
 			d.wrong(key+".ha1", "want 32 lower-case hexadecimal digits: md5 of NAME:%s:PASSWORD", c.Domain)

@@ -46,8 +46,16 @@ type HTTP struct {
 	Network string   `yaml:"network"`
 }
 
-// SIP holds the listeners of one network; an invalid address is none.
+// SIP holds the listeners of the first network, and what goes for all of them.
 type SIP struct {
+	UDP    Listen   `yaml:"udp"`
+	TCP    Listen   `yaml:"tcp"`
+	TLS    Listen   `yaml:"tls"`
+	Digest []Digest `yaml:"digest"`
+}
+
+// Listeners are those of one network; an invalid address is none.
+type Listeners struct {
 	UDP Listen `yaml:"udp"`
 	TCP Listen `yaml:"tcp"`
 	TLS Listen `yaml:"tls"`
@@ -64,9 +72,9 @@ type Media struct {
 
 // Network is a further named side of the box.
 type Network struct {
-	Name  string `yaml:"name"`
-	SIP   SIP    `yaml:"sip"`
-	Media Media  `yaml:"media"`
+	Name  string    `yaml:"name"`
+	SIP   Listeners `yaml:"sip"`
+	Media Media     `yaml:"media"`
 }
 
 // TLSFiles name the certificate of sip.tls and of http.tls.
@@ -113,10 +121,11 @@ type Route struct {
 
 // Limits bound what the gateway takes on.
 type Limits struct {
-	Calls        int           `yaml:"calls"`
-	CallsPerUser int           `yaml:"calls_per_user"`
-	Connections  int           `yaml:"connections"`
-	RingTime     time.Duration `yaml:"ring_time"`
+	Calls                 int           `yaml:"calls"`
+	CallsPerUser          int           `yaml:"calls_per_user"`
+	Connections           int           `yaml:"connections"`
+	ConnectionsPerAddress int           `yaml:"connections_per_address"`
+	RingTime              time.Duration `yaml:"ring_time"`
 }
 
 // Dataplane chooses the engine that carries media.
@@ -163,7 +172,9 @@ func Parse(file string, b []byte) (*Config, error) {
 	return c, nil
 }
 
+func (s SIP) listeners() Listeners { return Listeners{s.UDP, s.TCP, s.TLS} }
+
 // AllNetworks lists the implied network first, then the named ones.
 func (c *Config) AllNetworks() []Network {
-	return append([]Network{{Name: DefaultNetwork, SIP: c.SIP, Media: c.Media}}, c.Networks...)
+	return append([]Network{{Name: DefaultNetwork, SIP: c.SIP.listeners(), Media: c.Media}}, c.Networks...)
 }

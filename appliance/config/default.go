@@ -18,9 +18,9 @@ func defaults() *Config {
 	return &Config{
 		Domain: "localhost",
 		HTTP:   HTTP{Listen: listen("127.0.0.1:8080"), Metrics: private(), Network: DefaultNetwork},
-		SIP:    SIP{UDP: listen("127.0.0.1:5060")},
+		SIP:    SIP{UDP: listen("127.0.0.1:5060"), Digest: []Digest{MD5}},
 		Media:  Media{RTPPorts: PortRange{20000, 29999}},
-		Limits: Limits{Calls: 1000, Connections: 10_000, RingTime: 3 * time.Minute},
+		Limits: Limits{Calls: 1000, Connections: 10_000, ConnectionsPerAddress: 256, RingTime: 3 * time.Minute},
 		Dataplane: Dataplane{
 			Mode: ModeAuto,
 			Pin:  "/sys/fs/bpf/sluice",
@@ -42,8 +42,10 @@ func listen(s string) Listen { return Listen{AddrPort: netip.MustParseAddrPort(s
 
 // complete fills in the defaults that depend on other keys.
 func (c *Config) complete() {
-	c.SIP.complete()
-	c.Media.complete(c.SIP)
+	first := c.SIP.listeners()
+	first.complete()
+	c.SIP.TCP = first.TCP
+	c.Media.complete(first)
 	for i := range c.Networks {
 		c.Networks[i].SIP.complete()
 		c.Networks[i].Media.complete(c.Networks[i].SIP)
@@ -63,14 +65,14 @@ func (c *Config) complete() {
 }
 
 // complete lets TCP follow UDP: RFC 3261 18 wants both on one port.
-func (s *SIP) complete() {
+func (s *Listeners) complete() {
 	if s.UDP.IsValid() && !s.TCP.IsValid() && !s.TCP.Off {
 		s.TCP = s.UDP
 	}
 }
 
 // complete takes the media address from the SIP listeners when none is set.
-func (m *Media) complete(s SIP) {
+func (m *Media) complete(s Listeners) {
 	if m.RTPPorts == (PortRange{}) {
 		m.RTPPorts = PortRange{20000, 29999}
 	}

@@ -172,6 +172,17 @@ const (
 // UnmarshalText reads one of the transports.
 func (t *Transport) UnmarshalText(b []byte) error { return word(t, b, UDP, TCP, TLS) }
 
+// Digest is an algorithm of a challenge.
+type Digest string
+
+const (
+	MD5    Digest = "md5"
+	SHA256 Digest = "sha-256"
+)
+
+// UnmarshalText reads one of the algorithms.
+func (a *Digest) UnmarshalText(b []byte) error { return word(a, b, MD5, SHA256) }
+
 // Format of log lines.
 type Format string
 

@@ -26,7 +26,6 @@ const (
 	answerTime = 30 * time.Second
 	idleTime   = 60 * time.Second
 	headSize   = 16 << 10
-	perAddress = 256 // connections of one address
 )
 
 func (g *Gateway) openHTTP() error {
@@ -38,7 +37,7 @@ func (g *Gateway) openHTTP() error {
 	if err != nil {
 		return listenError("http.listen", err)
 	}
-	g.listener = newBounded(ln, g.cfg.Limits.Connections, perAddress)
+	g.listener = newBounded(ln, g.cfg.Limits.Connections, g.cfg.Limits.ConnectionsPerAddress)
 	g.http = &http.Server{
 		Handler: h, ReadHeaderTimeout: headTime, ReadTimeout: bodyTime, WriteTimeout: answerTime,
 		IdleTimeout: idleTime, MaxHeaderBytes: headSize,

@@ -4,10 +4,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/sluicegw/sluice/appliance/config"
 	"github.com/sluicegw/sluice/controlplane/call"
 	"github.com/sluicegw/sluice/controlplane/routing"
+	"github.com/sluicegw/sluice/controlplane/sip"
 	"github.com/sluicegw/sluice/dataplane"
 )
 
@@ -137,6 +140,35 @@ routes:
 	}
 	if d := cmp.Diff(want, routes(cfg)); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestSIPSaysWhatTheConfigurationSays(t *testing.T) {
+	cfg, err := config.Parse("test", []byte(`
+domain: gw.test
+sip: {udp: ":5060", tcp: off, digest: [sha-256, md5]}
+media: {address: [192.0.2.10, "2001:db8::10"], advertised: ["2001:db8::99", 203.0.113.1]}
+users: [{name: alice, ha1_sha256: ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb}]
+limits: {connections: 9000, connections_per_address: 300}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := sipConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []sip.Algorithm{sip.SHA256, sip.MD5}; !slices.Equal(c.Digest, want) {
+		t.Errorf("challenges are %v, want %v", c.Digest, want)
+	}
+	if want := []string{"192.0.2.10", "2001:db8::10", "2001:db8::99", "203.0.113.1"}; !slices.Equal(c.Hosts, want) || !slices.Equal(routes(cfg).Hosts, want) {
+		t.Errorf("hosts are %v and %v, want %v", c.Hosts, routes(cfg).Hosts, want)
+	}
+	if got := fmt.Sprint(c.Networks[0].Advertise); got != "[2001:db8::99 203.0.113.1]" {
+		t.Errorf("advertised are %s", got)
+	}
+	if c.Connections.Total != 9000 || c.Connections.PerAddress != 300 {
+		t.Errorf("connections are bound by %+v", c.Connections)
 	}
 }
 

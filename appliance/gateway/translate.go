@@ -39,8 +39,13 @@ func addrs(l config.Addresses) []netip.Addr {
 func sipConfig(cfg *config.Config) (sip.Config, error) {
 	c := sip.Config{
 		Domain:    cfg.Domain,
+		Hosts:     hosts(cfg),
 		WebSocket: sip.WebSocket{Network: cfg.HTTP.Network, Origins: cfg.HTTP.Origins},
 		Users:     newUsers(cfg.Users),
+	}
+	c.Connections.Total, c.Connections.PerAddress = cfg.Limits.Connections, cfg.Limits.ConnectionsPerAddress
+	for _, a := range cfg.SIP.Digest {
+		c.Digest = append(c.Digest, map[config.Digest]sip.Algorithm{config.MD5: sip.MD5, config.SHA256: sip.SHA256}[a])
 	}
 	conf, err := serverTLS(cfg.TLS)
 	if err != nil {
@@ -64,7 +69,7 @@ func sipConfig(cfg *config.Config) (sip.Config, error) {
 }
 
 func sipNetwork(n config.Network, prefix string, conf *tls.Config) sip.Network {
-	out := sip.Network{Name: n.Name, TLS: conf}
+	out := sip.Network{Name: n.Name, Advertise: addrs(n.Media.Advertised), TLS: conf}
 	for _, l := range []struct {
 		t   sip.Transport
 		key string
@@ -73,9 +78,6 @@ func sipNetwork(n config.Network, prefix string, conf *tls.Config) sip.Network {
 		if l.IsValid() {
 			out.Listeners = append(out.Listeners, sip.Listener{Transport: l.t, Addr: l.AddrPort, Setting: prefix + l.key})
 		}
-	}
-	if len(n.Media.Advertised) > 0 {
-		out.Advertise = n.Media.Advertised[0].Addr
 	}
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,9 +89,11 @@ type Listener struct {
 type Network struct {
 	Name      string
 	Listeners []Listener
-	// Advertise stands in Via and Contact, for 1:1 NAT. Zero: the listener's
-	// own address, or, when that is unspecified, the one the route goes out by.
-	Advertise netip.Addr
+	// Advertise stands in Via and Contact, for 1:1 NAT: at most one address of
+	// each family, for far sides of that family. Where there is none it is the
+	// listener's own address, or, when that is unspecified, the one the route
+	// goes out by.
+	Advertise []netip.Addr
 	// TLS is needed by a TLS listener; its ClientConfig is used for what the
 	// gateway dials.
 	TLS       *tls.Config
@@ -104,13 +107,14 @@ type WebSocket struct {
 	// sent to: scheme://host[:port], where "*" may stand for the port or for a
 	// left-most label ("https://*.example.com", "http://127.0.0.1:*").
 	Origins []string
-	// PerAddress bounds connections from one address. 0: 256.
-	PerAddress int
 }
 
 // Config of a Server.
 type Config struct {
-	Domain    string // of the users; also the digest realm
+	Domain string // of the users; also the digest realm
+	// Hosts are the IP addresses and names by which phones may call this server
+	// besides its domain, what it advertises and where it listens.
+	Hosts     []string
 	Networks  []Network
 	WebSocket WebSocket
 	Users     Users
@@ -119,10 +123,15 @@ type Config struct {
 	Logger    *slog.Logger // nil: discard
 	UserAgent string       // Server and User-Agent header, "" none
 	// Digest lists the algorithms a challenge offers, most wanted first
-	// (RFC 8760 2.4). nil: MD5 alone, because JsSIP looks at the first challenge
-	// only and knows only MD5, and libre 1.x gives up when it sees another one.
+	// (RFC 8760 2.4); towards browsers MD5 comes first wherever it is listed,
+	// because JsSIP looks at the first challenge only and knows only MD5. nil:
+	// MD5 alone, because libre 1.x gives up when it sees another one anywhere.
 	// Answers in either algorithm are taken whatever is offered.
 	Digest []Algorithm
+	// Connections bound what is open at a time over TCP, TLS and WebSocket, of
+	// all networks together and from one address; the latter counts WebSockets
+	// apart from the others. 0: 10000 and 256.
+	Connections struct{ Total, PerAddress int }
 	// Expires bounds registrations: shorter ones get 423, longer ones are cut.
 	// Zero: 30 s and 1 h. A REGISTER that asks for nothing gets Max.
 	Expires struct{ Min, Max time.Duration }
@@ -186,8 +195,11 @@ func (c *Config) validate() error {
 	if c.Expires.Min > c.Expires.Max {
 		bad("registrations: the shortest (%s) is longer than the longest (%s)", c.Expires.Min, c.Expires.Max)
 	}
-	if c.WebSocket.PerAddress == 0 {
-		c.WebSocket.PerAddress = 256
+	if c.Connections.Total == 0 {
+		c.Connections.Total = 10_000
+	}
+	if c.Connections.PerAddress == 0 {
+		c.Connections.PerAddress = 256
 	}
 	if len(c.Digest) == 0 {
 		c.Digest = []Algorithm{MD5}
@@ -196,6 +208,20 @@ func (c *Config) validate() error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return errors.Join(errs...)
+}
+
+// offered are the algorithms of the challenges on a transport, in their order.
+func (c *Config) offered(t Transport) []Algorithm {
+	if !t.web() || !slices.Contains(c.Digest, MD5) {
+		return c.Digest
+	}
+	l := []Algorithm{MD5}
+	for _, a := range c.Digest {
+		if a != MD5 {
+			l = append(l, a)
+		}
+	}
+	return l
 }
 
 // ListenError is a listener that could not be opened, with what to change.

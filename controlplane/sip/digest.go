@@ -209,7 +209,7 @@ func (s *Server) challenge(f *flow, req *gosip.Request, code int, v verdict) {
 	}
 	nonce := s.nonce(time.Now())
 	var hs []gosip.Header
-	for _, a := range s.cfg.Digest {
+	for _, a := range s.cfg.offered(f.transport) {
 		val := fmt.Sprintf(`Digest realm="%s", nonce="%s", qop="auth", algorithm=%s`, s.cfg.Domain, nonce, a)
 		if v == stale {
 			val += ", stale=true"

@@ -171,9 +171,11 @@ func (f *flow) Close() error           { return nil }
 
 // sentBy is what stands in Via and Contact of what we send on this flow.
 func (f *flow) sentBy() (host string, port uint16) {
-	a := f.net.advertise
-	if !a.IsValid() {
-		a = f.local.Addr()
+	a := f.local.Addr()
+	for _, x := range f.net.advertise {
+		if x.Is4() == f.remote.Addr().Is4() {
+			a = x
+		}
 	}
 	if a.IsUnspecified() {
 		a = localFor(f.remote)

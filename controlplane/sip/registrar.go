@@ -3,6 +3,7 @@ package sip
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -124,9 +125,19 @@ func (s *Server) local(host string) bool {
 	if strings.EqualFold(strings.TrimSuffix(host, "."), s.cfg.Domain) {
 		return true
 	}
-	for _, n := range s.nets {
-		if n.advertise.IsValid() && n.advertise.String() == host {
+	if a, err := netip.ParseAddr(host); err == nil {
+		host = a.String() // IPv6 has many spellings
+	}
+	for _, h := range s.cfg.Hosts {
+		if strings.EqualFold(h, host) {
 			return true
+		}
+	}
+	for _, n := range s.nets {
+		for _, a := range n.advertise {
+			if a.String() == host {
+				return true
+			}
 		}
 		for _, u := range n.udp {
 			if u.local.Addr().String() == host {

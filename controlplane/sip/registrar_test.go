@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	gosip "github.com/emiago/sipgo/sip"
 	"github.com/icholy/digest"
 
 	"github.com/sluicegw/sluice/controlplane/location"
@@ -148,6 +149,49 @@ func TestAuthentication(t *testing.T) {
 	}
 	if s, _ := w.s.txs.len(); s > 3 {
 		t.Fatalf("%d server transactions: refused requests left state", s)
+	}
+}
+
+// JsSIP answers the first challenge only, and knows only MD5.
+func TestBrowsersAreOfferedMD5First(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Digest = []Algorithm{SHA256, MD5} })
+	for tr, want := range map[string][]string{"WS": {"MD5", "SHA-256"}, "UDP": {"SHA-256", "MD5"}, "TCP": {"SHA-256", "MD5"}} {
+		got := values(w.newPeer("phone1", tr).registerOnce("", ""), "WWW-Authenticate")
+		if len(got) != 2 || !strings.HasSuffix(got[0], "algorithm="+want[0]) || !strings.HasSuffix(got[1], "algorithm="+want[1]) {
+			t.Errorf("%s: %q, want %v", tr, got, want)
+		}
+	}
+}
+
+// Phones that know only an address of the gateway register there and call from
+// there.
+func TestHosts(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Hosts = []string{"192.0.2.10", "2001:db8::10"} })
+	for host, want := range map[string]int{"192.0.2.10": 200, "[2001:DB8:0::10]": 200, testDomain: 200, "127.0.0.1": 200, "192.0.2.11": 403, "evil.test": 403} {
+		p := w.newPeer("phone1", "UDP")
+		ask := func(method, authorization string) *gosip.Response {
+			p.seq++
+			p.send(fmt.Sprintf("%s sip:%s SIP/2.0\n%s\nMax-Forwards: 70\nFrom: <sip:phone1@%[2]s>;tag=1\nTo: <sip:phone1@%[2]s>\nCall-ID: hosts-%[4]s\nCSeq: %[5]d %[1]s\nContact: %[6]s\n%[7]s\n",
+				method, host, p.via(), p.local, p.seq, p.contact(), authorization))
+			return p.final(method)
+		}
+		for _, method := range []string{"REGISTER", "INVITE"} {
+			challenge := ask(method, "")
+			wanted := want
+			if method == "INVITE" && want == 200 {
+				wanted = 486 // it reached the call
+				go func() {
+					select {
+					case i := <-w.invites:
+						_ = i.Reject(486, "")
+					case <-t.Context().Done():
+					}
+				}()
+			}
+			if res := ask(method, p.credentials(challenge, method, "sip:"+host)+"\n"); res.StatusCode != wanted {
+				t.Errorf("%s at %s: %d, want %d", method, host, res.StatusCode, wanted)
+			}
+		}
 	}
 }
 

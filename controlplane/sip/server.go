@@ -21,7 +21,7 @@ import (
 // network is a Network and what it listens on.
 type network struct {
 	name      string
-	advertise netip.Addr
+	advertise []netip.Addr
 	clientTLS *tls.Config
 	udp       []*udpListener
 	streams   []*streamListener

@@ -14,12 +14,6 @@ import (
 	"time"
 )
 
-// Bounds on connections.
-const (
-	maxConnections = 8192 // of all listeners together
-	maxPerAddress  = 256  // TCP and TLS connections from one address
-)
-
 // streamListener accepts TCP or TLS connections.
 type streamListener struct {
 	s         *Server
@@ -45,7 +39,7 @@ func (l *streamListener) serve() {
 			continue
 		}
 		remote := addrPort(c.RemoteAddr())
-		release, ok := l.s.admit(visitor{remote.Addr(), false}, maxPerAddress)
+		release, ok := l.s.admit(visitor{remote.Addr(), false})
 		if !ok {
 			l.s.log.Warn("connection refused: too many", "transport", l.transport, "source", remote)
 			c.Close()
@@ -81,10 +75,10 @@ type visitor struct {
 }
 
 // admit counts a connection of an address, until release is called.
-func (s *Server) admit(a visitor, perAddress int) (release func(), ok bool) {
+func (s *Server) admit(a visitor) (release func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.connections >= maxConnections || s.perAddr[a] >= perAddress {
+	if s.connections >= s.cfg.Connections.Total || s.perAddr[a] >= s.cfg.Connections.PerAddress {
 		return nil, false
 	}
 	s.connections++

@@ -157,7 +157,7 @@ func TestIPv6(t *testing.T) {
 }
 
 func TestAdvertise(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.Networks[0].Advertise = netip.MustParseAddr("203.0.113.7") })
+	w := newWorld(t, func(c *Config) { c.Networks[0].Advertise = []netip.Addr{netip.MustParseAddr("203.0.113.7")} })
 	p := w.newPeer("phone1", "UDP")
 	p.register("")
 	l, d, _ := w.in(p, "")
@@ -170,6 +170,29 @@ func TestAdvertise(t *testing.T) {
 		t.Fatalf("Via %s", bye.Via().Value())
 	}
 	p.reply(bye, 200, "", "", "")
+}
+
+// What is advertised is of the far side's family.
+func TestAdvertiseByFamily(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")
+	for _, c := range []struct {
+		advertise     []netip.Addr
+		local, remote string
+		want          string
+	}{
+		{[]netip.Addr{v4, v6}, "192.0.2.1:5060", "198.51.100.1:5060", "203.0.113.7"},
+		{[]netip.Addr{v4, v6}, "[2001:db8::1]:5060", "[2001:db8:1::1]:5060", "2001:db8::7"},
+		{[]netip.Addr{v6, v4}, "192.0.2.1:5060", "198.51.100.1:5060", "203.0.113.7"},
+		{[]netip.Addr{v4}, "[2001:db8::1]:5060", "[2001:db8:1::1]:5060", "2001:db8::1"},
+		{[]netip.Addr{v6}, "192.0.2.1:5060", "198.51.100.1:5060", "192.0.2.1"},
+		{[]netip.Addr{v4, v6}, "[::]:5060", "198.51.100.1:5060", "203.0.113.7"},
+		{[]netip.Addr{v6}, "[::]:5060", "127.0.0.1:5060", "127.0.0.1"},
+	} {
+		f := &flow{net: &network{advertise: c.advertise}, local: netip.MustParseAddrPort(c.local), remote: netip.MustParseAddrPort(c.remote)}
+		if host, port := f.sentBy(); host != c.want || port != 5060 {
+			t.Errorf("%v from %s to %s: %s:%d, want %s:5060", c.advertise, c.local, c.remote, host, port, c.want)
+		}
+	}
 }
 
 // Two networks: each says its own address.

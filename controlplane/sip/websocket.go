@@ -35,7 +35,7 @@ func (s *Server) ServeWS(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `ask for the WebSocket subprotocol "sip"`, http.StatusBadRequest)
 		return
 	}
-	release, ok := s.admit(visitor{remote.Addr(), true}, s.cfg.WebSocket.PerAddress)
+	release, ok := s.admit(visitor{remote.Addr(), true})
 	if !ok {
 		s.log.Warn("websocket refused: too many", "source", remote)
 		w.Header().Set("Retry-After", "10")

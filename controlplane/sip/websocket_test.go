@@ -2,8 +2,10 @@ package sip
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +57,7 @@ func (w *world) dialWS(o *websocket.DialOptions) (*websocket.Conn, int, error) {
 }
 
 func TestWebSocketRefuses(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.WebSocket.PerAddress = 2 })
+	w := newWorld(t, func(c *Config) { c.Connections.PerAddress = 2 })
 	if _, code, err := w.dialWS(&websocket.DialOptions{}); err == nil || code != 400 {
 		t.Errorf("without a subprotocol: %d %v", code, err)
 	}
@@ -73,6 +75,22 @@ func TestWebSocketRefuses(t *testing.T) {
 	}
 	if _, code, err := w.dialWS(o); err == nil || code != 503 {
 		t.Errorf("one connection too many: %d %v", code, err)
+	}
+}
+
+// The bound on all connections goes for WebSocket and TCP together.
+func TestConnectionsTotal(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.Connections.Total = 2 })
+	w.newPeer("phone1", "TCP").register("")
+	w.newPeer("phone2", "WS").register("")
+	if _, code, err := w.dialWS(&websocket.DialOptions{Subprotocols: []string{"sip"}}); err == nil || code != 503 {
+		t.Errorf("a third WebSocket: %d %v", code, err)
+	}
+	third := w.deafTCP()
+	defer third.Close()
+	_ = third.SetReadDeadline(time.Now().Add(patience))
+	if _, err := third.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a third TCP connection was kept: %v", err)
 	}
 }
 
