@@ -24,8 +24,11 @@ const (
 type controlState struct {
 	windows map[uint32]*srtp.Window // SRTCP replay protection by sender
 	heard   time.Time               // the leg's last own report
-	latchIP netip.Addr              // the RTCP port follows the RTP port's latch
-	srs     map[uint32]senderReport // last sender report by the leg's SSRC
+	srs     map[uint32]senderReport // last sender report by the SSRC of a stream
+
+	// The RTCP port follows the RTP port's latch, for as long as that was open.
+	latchIP    netip.Addr
+	latchUntil time.Time
 }
 
 type senderReport struct {
@@ -39,6 +42,9 @@ func newControlState() controlState {
 
 // rekeyed forgets what belonged to the old key.
 func (c *controlState) rekeyed() { clear(c.windows) }
+
+// unlatch closes the latch of the RTCP port.
+func (c *controlState) unlatch() { c.latchIP, c.latchUntil = netip.Addr{}, time.Time{} }
 
 // outputReports is what a leg said about our SSRC, and what we say about its.
 // Transport.out.mu guards it.
@@ -72,7 +78,7 @@ func (t *Transport) receiveRTCP(b *batch, packet []byte, via *socket, from netip
 	}
 	latches := false
 	if t.rtp != nil && from != rtcpOf(t.remote) {
-		if via != t.rtcp || from.Addr() != t.control.latchIP {
+		if via != t.rtcp || from.Addr() != t.control.latchIP || !b.now.Before(t.control.latchUntil) {
 			return
 		}
 		latches = true
@@ -86,7 +92,7 @@ func (t *Transport) receiveRTCP(b *batch, packet []byte, via *socket, from netip
 		return
 	}
 	if latches {
-		t.control.latchIP = netip.Addr{}
+		t.control.unlatch()
 		t.remote.RTCP = from
 		t.out.mu.Lock()
 		t.out.rtcpTo = from

@@ -251,3 +251,42 @@ func TestRTCPFollowsLatch(t *testing.T) {
 		t.Errorf("RTCP goes to %v", to)
 	}
 }
+
+// TestRTCPLatchEnds takes RTCP from another port neither late nor after
+// signalling has named a new remote.
+func TestRTCPLatchEnds(t *testing.T) {
+	p := newPlane(t, nil)
+	br := newBrowser(t, p, false, srtp.ProfileAEADAES128GCM, audioLine(), Events{})
+	ph := newPhone(t, p, false, audioLine(), Events{})
+	join(t, p, br, ph)
+	told := Remote{RTP: addrPort("10.9.9.9:7000"), LatchIP: loopback4}
+	raw, err := rtcp.Marshal([]rtcp.Packet{&rtcp.ReceiverReport{SSRC: ph.ssrc}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := batches.New().(*batch)
+	another := addrPort("127.0.0.1:9")
+	latches := func(at time.Time) bool {
+		b.now = at
+		ph.transport.receivePhoneRTCP(b, append([]byte(nil), raw...), another)
+		_, to := ph.transport.Remote()
+		return to == another
+	}
+	latchRTP := func() time.Time {
+		ph.transport.SetRemote(told)
+		ph.send(ph.next(0, []byte("latch")))
+		br.read()
+		return time.Now()
+	}
+	at := latchRTP()
+	if latches(at.Add(defaultLatch)) {
+		t.Error("RTCP latched late")
+	}
+	ph.transport.SetRemote(Remote{RTP: addrPort("10.9.9.9:7002")})
+	if latches(at) {
+		t.Error("RTCP latched although signalling has named a new remote")
+	}
+	if !latches(latchRTP()) {
+		t.Error("RTCP did not latch in time")
+	}
+}

@@ -23,7 +23,7 @@ var hopByHop = map[string]bool{
 }
 
 // extensionRewrite is how one line's header extensions become its peer's: what
-// kind of change, and for ExtensionsMap the peer's id by ours, 0 drops.
+// kind of change, and unless all are stripped the peer's id by ours, 0 drops.
 type extensionRewrite struct {
 	mode Extensions
 	ids  [256]uint8
@@ -58,9 +58,11 @@ func rewriteExtensions(from, to map[string]uint8, midExt uint8) extensionRewrite
 }
 
 // apply rewrites a packet whose header is h bytes long and returns both anew.
-func (r *extensionRewrite) apply(packet []byte, h int) ([]byte, int) {
-	if packet[0]&0x10 == 0 || r.mode == ExtensionsKeep {
-		return packet, h
+// foreign tells that something not to be forwarded was taken out element by
+// element, or a block of unknown form as a whole.
+func (r *extensionRewrite) apply(packet []byte, h int) (out []byte, header int, foreign bool) {
+	if packet[0]&0x10 == 0 {
+		return packet, h, false
 	}
 	fixed := srtp.MinHeader + 4*int(packet[0]&0x0f)
 	profile := binary.BigEndian.Uint16(packet[fixed:])
@@ -69,20 +71,27 @@ func (r *extensionRewrite) apply(packet []byte, h int) ([]byte, int) {
 		copy(packet[n:], packet[:fixed])
 		packet = packet[n:]
 		packet[0] &^= 0x10
-		return packet, fixed
+		return packet, fixed, r.mode != ExtensionsStrip
 	}
+	end := fixed + 4
 	for e := range elements(packet, h) {
 		id := r.ids[e.id]
 		switch {
 		case id == 0 || profile == oneByteProfile && id > 14:
 			clear(packet[e.start:e.end]) // padding
+			foreign = true
 		case profile == oneByteProfile:
 			packet[e.start] = id<<4 | packet[e.start]&0x0f
 		default:
 			packet[e.start] = id
 		}
+		end = e.end
 	}
-	return packet, h
+	for _, octet := range packet[end:h] { // what no receiver would read
+		foreign = foreign || octet != 0
+	}
+	clear(packet[end:h])
+	return packet, h, foreign
 }
 
 // element is one header extension element: start is where its id stands, data

@@ -33,9 +33,13 @@ type Binding struct {
 type Extensions uint8
 
 const (
-	ExtensionsKeep  Extensions = iota // both legs use the same ids, or there are none to drop
-	ExtensionsStrip                   // the whole extension block goes
-	ExtensionsMap                     // ids are rewritten; the user engine only
+	// ExtensionsKeep: both legs negotiated the same ids for some extensions. A
+	// Forwarder leaves the block as it is. The user engine takes out what was not
+	// negotiated and keeps a stream in which it has seen that; the limit is a
+	// stream that first sends such an element when a Forwarder has it already.
+	ExtensionsKeep  Extensions = iota
+	ExtensionsStrip            // the whole extension block goes: nothing in it is for the peer
+	ExtensionsMap              // ids are rewritten; the user engine only
 )
 
 // PayloadDrop in a payload map marks a payload type that is not forwarded.

@@ -184,6 +184,9 @@ func (h *handover) eligible(s *stream, f *flow) Reason {
 	if r := s.line.route; r != nil && len(r.rescaled) > 0 {
 		return ReasonEventClock
 	}
+	if s.foreign && f.Extensions == ExtensionsKeep {
+		return ReasonHeaderExtension // a Forwarder keeps or strips whole blocks
+	}
 	return h.forward.Eligible(&f.Flow)
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/rtcp"
 	pionrtp "github.com/pion/rtp"
 
 	"github.com/sluicegw/sluice/dataplane/srtp"
@@ -265,6 +266,7 @@ func TestManySSRCs(t *testing.T) {
 			raws = append(raws, raw)
 			x.deliver(near, raw)
 			near.transport.mu.Lock()
+			near.transport.note([]rtcp.Packet{&rtcp.SenderReport{SSRC: near.ssrc}}, time.Now())
 			for _, s := range near.transport.streams { // make them old
 				s.counters.LastPacket = s.counters.LastPacket.Add(-time.Second)
 			}
@@ -273,6 +275,9 @@ func TestManySSRCs(t *testing.T) {
 		n := len(near.transport.streams)
 		if n > maxStreams {
 			t.Errorf("%v: %d streams", profile, n)
+		}
+		if reports := len(near.transport.control.srs); reports != n {
+			t.Errorf("%v: sender reports of %d streams are kept, there are %d", profile, reports, n)
 		}
 		if got := x.capture.count(); got != 300 {
 			t.Errorf("%v: %d of 300 sources were heard", profile, got)

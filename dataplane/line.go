@@ -183,7 +183,13 @@ func (l *Line) detachSource() {
 func (l *Line) reroute() {
 	l.t.mu.Lock()
 	defer l.t.mu.Unlock()
+	was := l.route
 	l.route = l.makeRoute()
+	if was != nil && l.route != nil && was.extensions != l.route.extensions {
+		for _, s := range l.t.streams {
+			s.foreign = s.foreign && s.line != l // what was not negotiated may be now
+		}
+	}
 	if s := l.source; s != nil && s.flow != nil && l.route != nil {
 		s.flow.Payload, s.flow.Extensions = l.route.payload, l.route.extensions.mode
 		l.t.plane.engine.changed(s)

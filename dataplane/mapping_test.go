@@ -59,6 +59,7 @@ func TestExtensions(t *testing.T) {
 		{"none agreed", nil, nil, nil},
 		{"one side only", map[string]uint8{level: 1, offset: 2}, nil, nil},
 		{"the same ids", map[string]uint8{level: 1, offset: 2, twcc + "x": 3}, map[string]uint8{level: 1, offset: 2, twcc + "x": 3}, map[uint8]string{1: "\x11", 2: "\x22\x22\x22", 3: "\x33\x33"}},
+		{"the same ids, others not agreed", map[string]uint8{level: 1}, map[string]uint8{level: 1}, map[uint8]string{1: "\x11"}},
 		{"other ids", map[string]uint8{level: 1, offset: 2}, map[string]uint8{level: 9, offset: 1}, map[uint8]string{9: "\x11", 1: "\x22\x22\x22"}},
 		{"some", map[string]uint8{level: 1, offset: 2}, map[string]uint8{level: 1}, map[uint8]string{1: "\x11"}},
 		{"never hop by hop", map[string]uint8{level: 1, twcc: 3}, map[string]uint8{level: 1, twcc: 3}, map[uint8]string{1: "\x11"}},
@@ -95,4 +96,72 @@ func TestExtensions(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestExtensionLeftovers takes out what the walk over the elements cannot reach.
+func TestExtensionLeftovers(t *testing.T) {
+	header := []byte{0x90, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 9}
+	r := rewriteExtensions(map[string]uint8{"urn:x": 1}, map[string]uint8{"urn:x": 1}, 0)
+	if r.mode != ExtensionsKeep {
+		t.Fatalf("mode %d", r.mode)
+	}
+	for _, v := range []struct {
+		name        string
+		block, want []byte // nil: no block is left
+		foreign     bool
+	}{
+		{"agreed", []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0, 0}, []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0, 0}, false},
+		{"not agreed", []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0x20, 8}, []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0, 0}, true},
+		{"after the stop id", []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0xf0, 8}, []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0, 0}, true},
+		{"overruns", []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0x1f, 8}, []byte{0xbe, 0xde, 0, 1, 0x10, 7, 0, 0}, true},
+		{"unknown form", []byte{0xab, 0xcd, 0, 1, 0x10, 7, 0, 0}, nil, true},
+	} {
+		packet := slices.Concat(header, v.block, []byte("payload"))
+		out, h, foreign := r.apply(packet, len(header)+len(v.block))
+		if string(out[h:]) != "payload" || !bytes.Equal(out[len(header):h], v.want) || foreign != v.foreign || (out[0]&0x10 != 0) != (v.want != nil) {
+			t.Errorf("%s: %x, foreign %v", v.name, out, foreign)
+		}
+	}
+}
+
+// TestUnnegotiatedStays keeps a stream with elements that were not negotiated
+// from the Forwarder until they are.
+func TestUnnegotiatedStays(t *testing.T) {
+	x := newPairOver(t, srtp.ProfileNone, srtp.ProfileAEADAES128GCM, nil)
+	agree := func(ids map[string]uint8) {
+		c := audioLine()
+		c.Extensions = ids
+		x.a.line.Update(c)
+		x.b.line.Update(c)
+	}
+	send := func() {
+		x.n++
+		pkt := x.a.next(0, []byte{byte(x.n >> 8), byte(x.n)})
+		for _, id := range []uint8{1, 5} {
+			if err := pkt.SetExtension(id, []byte{id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.wire.deliver(x.a, x.a.marshal(pkt))
+	}
+	agree(map[string]uint8{"urn:x": 1})
+	eventually(t, "it is not eligible", func() bool {
+		send()
+		return x.a.line.Stats().Reason == ReasonHeaderExtension
+	})
+	if n := x.forward.count(func() int { return x.forward.counts.installs }); n != 0 {
+		t.Errorf("installed %d times", n)
+	}
+	x.forward.capture.mu.Lock()
+	for _, pkt := range x.forward.capture.packets {
+		if !slices.Equal(pkt.GetExtensionIDs(), []uint8{1}) {
+			t.Errorf("extensions %v left", pkt.GetExtensionIDs())
+		}
+	}
+	x.forward.capture.mu.Unlock()
+	agree(map[string]uint8{"urn:x": 1, "urn:y": 5})
+	eventually(t, "it is carried", func() bool {
+		send()
+		return x.forward.count(func() int { return x.forward.counts.carried }) > 0
+	})
 }

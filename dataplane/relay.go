@@ -89,7 +89,7 @@ func (t *Transport) process(b *batch, packet []byte, h int, via *socket, from ne
 	}
 	s.count(packet, h, index, b.now, t.plane.uptime(b.now))
 	if !expected {
-		t.latch(from)
+		t.latch(from, b.now)
 	} else {
 		t.latchUntil = time.Time{} // the address in the SDP was right
 	}
@@ -214,7 +214,8 @@ func (t *Transport) forward(b *batch, s *stream, packet []byte, h int, index uin
 		t.plane.drop(s, dropSource)
 		return
 	}
-	packet, h = r.extensions.apply(packet, h)
+	packet, h, foreign := r.extensions.apply(packet, h)
+	s.foreign = s.foreign || foreign
 	for _, e := range r.rescaled {
 		if e.payloadType == payloadType {
 			e.scale(packet[h:])
@@ -373,7 +374,7 @@ func (t *Transport) mayLatch(from netip.AddrPort, now time.Time) bool {
 
 // latch takes the source of an accepted packet as the remote address, once.
 // Transport.mu is held.
-func (t *Transport) latch(from netip.AddrPort) {
+func (t *Transport) latch(from netip.AddrPort, now time.Time) {
 	t.latched = true
 	t.latchUntil = time.Time{}
 	r := t.remote
@@ -381,6 +382,7 @@ func (t *Transport) latch(from netip.AddrPort) {
 	if !r.Mux {
 		// The RTCP port behind the NAT shows when its first packet comes.
 		t.control.latchIP = from.Addr()
+		t.control.latchUntil = now.Add(cmpOr(r.LatchFor, defaultLatch))
 	}
 	t.remote.RTP = from
 	t.moved()

@@ -38,6 +38,7 @@ type stream struct {
 	jitter16 uint32 // 16 times the jitter, as RFC 3550 A.8 keeps it
 	clock    uint32 // Hz of the last audio or video payload type
 
+	foreign  bool // it has sent header extensions that were not negotiated
 	draining bool // a Forwarder still has an earlier flow of it
 
 	suspect    uint16 // sequence number that would confirm a jump

@@ -121,6 +121,7 @@ func (t *Transport) SetRemote(r Remote) {
 	t.asked, t.remote = r, r
 	t.latched = false
 	t.latchUntil = time.Time{}
+	t.control.unlatch()
 	if r.LatchIP.IsValid() {
 		t.latchUntil = time.Now().Add(cmpOr(r.LatchFor, defaultLatch))
 	}
@@ -333,6 +334,7 @@ func (t *Transport) forgetStreams() {
 // forget ends a stream and keeps its counters with the line.
 func (t *Transport) forget(s *stream) {
 	t.detach(s)
+	delete(t.control.srs, s.ssrc)
 	if l := s.line; l != nil {
 		l.ended.add(s.totals())
 		if l.source == s {

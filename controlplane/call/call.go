@@ -38,15 +38,14 @@ type Call struct {
 	ended    time.Time
 	ending   Ending
 
-	invDone    bool               // the INVITE has its final response
-	accepting  context.CancelFunc // set while Invite.Accept runs
-	exchange   context.CancelFunc // set while a re-INVITE of ours runs
-	unwatch    context.CancelFunc // stops waiting for CANCEL
-	rang       bool               // the caller has been sent 180
-	progressed bool               // ... or 183
-	inflight   int                // goroutines that will still post
-	timers     []*time.Timer
-	pulse      *time.Timer // the next look at liveness
+	invDone    bool                     // the INVITE has its final response
+	accepting  context.CancelFunc       // set while Invite.Accept runs
+	exchange   context.CancelFunc       // set while a re-INVITE of ours runs
+	unwatch    context.CancelFunc       // stops waiting for CANCEL
+	rang       bool                     // the caller has been sent 180
+	progressed bool                     // ... or 183
+	inflight   int                      // goroutines that will still post
+	timers     map[*time.Timer]struct{} // those that have yet to run
 
 	busy      bool // a re-INVITE is being carried through
 	rounds    int  // settling re-INVITEs since the far ends last changed anything
@@ -63,7 +62,8 @@ type joint struct {
 }
 
 func newCall(m *Manager, inv Invite) *Call {
-	c := &Call{m: m, id: newID(), box: newMailbox(), inv: inv, stage: StageInvite, started: time.Now(), to: inv.To()}
+	c := &Call{m: m, id: newID(), box: newMailbox(), inv: inv, stage: StageInvite, started: time.Now(), to: inv.To(),
+		timers: make(map[*time.Timer]struct{})}
 	c.ctx, c.abandon = context.WithCancel(context.Background())
 	c.log = m.log.With("call", c.id)
 	c.caller = &leg{call: c, id: c.id + "-a", party: inv.Party(), sipCallID: inv.CallID(), state: "inviting"}
@@ -122,17 +122,31 @@ func (c *Call) ask(ctx context.Context, f func()) bool {
 	}
 }
 
-// after runs f in the call's goroutine unless the call has ended by then.
+// after runs f in the call's goroutine unless the call has ended, or the timer
+// was stopped, by then.
 func (c *Call) after(d time.Duration, f func()) *time.Timer {
-	t := time.AfterFunc(d, func() {
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
 		c.box.post(func() {
+			if _, waits := c.timers[t]; !waits {
+				return
+			}
+			delete(c.timers, t)
 			if c.stage != StageEnded {
 				f()
 			}
 		})
 	})
-	c.timers = append(c.timers, t)
+	c.timers[t] = struct{}{}
 	return t
+}
+
+// stop ends a timer of after: it does not run any more, even when it is queued.
+func (c *Call) stop(t *time.Timer) {
+	if t != nil {
+		t.Stop()
+		delete(c.timers, t)
+	}
 }
 
 // legs are the caller's leg and all callees', those that are over included.

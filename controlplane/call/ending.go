@@ -67,7 +67,7 @@ func (c *Call) confirmed(d Dialog, ack []byte, err error) {
 	c.reach(StageConnected, nil, slog.LevelInfo)
 	c.noteMedia()
 	c.noteHold()
-	c.pulse = c.after(c.m.t.Check, c.check)
+	c.after(c.m.t.Check, c.check)
 	c.settleSoon(nil)
 }
 
@@ -87,8 +87,8 @@ func (c *Call) end(e Ending) {
 	}
 	c.reach(StageEnded, nil, level, slog.String("cause", string(e.Cause)), slog.String("by", string(e.By)),
 		slog.Int("code", e.Code), slog.String("detail", e.Detail), slog.Duration("duration", answered))
-	for _, t := range c.timers {
-		t.Stop()
+	for t := range c.timers {
+		c.stop(t)
 	}
 	c.unwatch()
 	if c.exchange != nil {

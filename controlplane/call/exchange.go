@@ -157,7 +157,7 @@ func (c *Call) offerTo(l *leg, done func(reply)) {
 	}
 	c.busy, l.awaiting = true, lines
 	done(reply{body, 200})
-	c.after(c.m.t.Exchange, func() { c.acked(l, nil) })
+	l.ackTimer = c.after(c.m.t.Exchange, func() { c.acked(l, nil) })
 }
 
 // acked takes the answer that came with an ACK.
@@ -167,6 +167,8 @@ func (c *Call) acked(l *leg, answer []byte) {
 	}
 	told := l.awaiting
 	c.busy, l.awaiting = false, nil
+	c.stop(l.ackTimer)
+	l.ackTimer = nil
 	if len(answer) == 0 {
 		l.media.Rollback()
 		c.log.Warn("re-INVITE without SDP was never answered", "leg", l.id)

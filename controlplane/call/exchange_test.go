@@ -303,6 +303,36 @@ func TestDelayedReinviteNeverAnswered(t *testing.T) {
 	})
 }
 
+// The wait for one ACK ends with that ACK: it does not end the next one's, nor
+// do waits pile up over a call that is refreshed without SDP.
+func TestDelayedReinviteAgain(t *testing.T) {
+	sides(t, func(r *rig, near, far *dialog, nm, fm *media) {
+		keepAlive(r)
+		timers := func() (n int) {
+			if !r.m.all()[0].ask(r.Context(), func() { n = len(r.m.all()[0].timers) }) {
+				r.Fatal("the call is over")
+			}
+			return n
+		}
+		before := timers()
+		for range 20 {
+			if _, code := near.sendReinvite(r, nil); code != 200 {
+				r.Fatal(code)
+			}
+			// Just in time for this one, too late for the one before.
+			time.Sleep(30 * time.Second)
+			near.h.OnAck(desc(5000, "audio sendrecv PCMU te101"))
+			synctest.Wait()
+			if n := timers(); n > before {
+				r.Fatalf("%d timers, there were %d", n, before)
+			}
+		}
+		if nm.rollbacks != 0 {
+			r.Errorf("rolled back %d times", nm.rollbacks)
+		}
+	})
+}
+
 // keepAlive lets media arrive on every leg for ever.
 func keepAlive(r *rig) {
 	for _, f := range []*factory{r.web, r.rtp} {

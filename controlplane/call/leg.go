@@ -34,9 +34,10 @@ type leg struct {
 	want                []sdp.Direction // what it wants when nobody restricts it
 	taken               string          // the last SDP taken as an answer
 	earlySDP            map[string]string
-	answered            bool       // caller: our answer is out, in a 183 or the 200
-	astray              bool       // it took an offer of ours with an answer we could not use
-	awaiting            []sdp.Line // our offer in a 200, whose answer comes with the ACK
+	answered            bool        // caller: our answer is out, in a 183 or the 200
+	astray              bool        // it took an offer of ours with an answer we could not use
+	awaiting            []sdp.Line  // our offer in a 200, whose answer comes with the ACK
+	ackTimer            *time.Timer // gives that up
 
 	flowDown time.Time // zero: its connection is up
 	pinged   time.Time

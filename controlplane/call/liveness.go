@@ -43,7 +43,7 @@ func (c *Call) check() {
 		c.end(Ending{Cause: CauseMediaTimeout, By: ByGateway, Code: 408, Detail: "no media from either leg"})
 		return
 	}
-	c.pulse.Reset(c.m.t.Check)
+	c.after(c.m.t.Check, c.check)
 }
 
 func latest(ts ...time.Time) time.Time {
