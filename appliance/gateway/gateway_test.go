@@ -34,7 +34,7 @@ func start(t *testing.T, extra string) (g *gateway.Gateway, stop func() error) {
 	cfg, err := config.Parse("test", []byte(`
 domain: gw.test
 http: {listen: 127.0.0.1:0}
-sip: {udp: 127.0.0.1:0}
+sip: {udp: 127.0.0.1:0, digest: [md5, sha-256]}
 dataplane: {mode: user}
 users:
   - {name: a, password: pw}
