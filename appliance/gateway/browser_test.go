@@ -22,18 +22,19 @@ const wait = 10 * time.Second
 // browser is a WebRTC endpoint that is not ours: pion/webrtc for media, and SIP
 // over WebSocket written out as JsSIP writes it.
 type browser struct {
-	t        *testing.T
-	user     string
-	password string
-	domain   string
-	ws       *websocket.Conn
-	host     string // in Via and Contact, as RFC 7118 has it
-	cseq     int
-	callID   string
-	tag      string
-	pc       *webrtc.PeerConnection
-	track    *webrtc.TrackLocalStaticRTP
-	heard    chan *rtp.Packet
+	challenge int // which one is answered
+	t         *testing.T
+	user      string
+	password  string
+	domain    string
+	ws        *websocket.Conn
+	host      string // in Via and Contact, as RFC 7118 has it
+	cseq      int
+	callID    string
+	tag       string
+	pc        *webrtc.PeerConnection
+	track     *webrtc.TrackLocalStaticRTP
+	heard     chan *rtp.Packet
 
 	mu     sync.Mutex
 	remote *sip.Response // the 200 of the call
@@ -124,7 +125,11 @@ func (b *browser) do(method, uri, extra, body string) *sip.Response {
 	if method == "INVITE" {
 		b.send("ACK", uri, "", "")
 	}
-	chal, err := digest.ParseChallenge(res.GetHeader(header).Value())
+	challenges := res.GetHeaders(header)
+	if b.challenge >= len(challenges) {
+		b.t.Fatalf("%d challenges, none to take as number %d", len(challenges), b.challenge)
+	}
+	chal, err := digest.ParseChallenge(challenges[b.challenge].Value())
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"crypto/md5"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"math"
@@ -223,12 +224,18 @@ func TestRefusals(t *testing.T) {
 
 func TestUserWithHashSignsIn(t *testing.T) {
 	ha1 := fmt.Sprintf("%x", md5.Sum([]byte("carol:gw.test:pw")))
-	g, _ := start(t, "  - {name: carol, ha1: "+ha1+"}\n  - {name: dave, ha1_sha256: "+strings.Repeat("a", 64)+"}\n")
+	ha2 := fmt.Sprintf("%x", sha256.Sum256([]byte("dave:gw.test:pw")))
+	g, _ := start(t, "  - {name: carol, ha1: "+ha1+"}\n  - {name: dave, ha1_sha256: "+ha2+"}\n")
 	for _, tc := range []struct {
 		user, password string
+		challenge      int // 0 MD5, 1 SHA-256
 		want           int
-	}{{"carol", "pw", 200}, {"carol", "other", 401}, {"carol", ha1, 401}, {"dave", "", 401}} {
+	}{
+		{"carol", "pw", 0, 200}, {"carol", "other", 0, 401}, {"carol", ha1, 0, 401}, {"carol", "pw", 1, 401},
+		{"dave", "pw", 1, 200}, {"dave", "other", 1, 401}, {"dave", ha2, 1, 401}, {"dave", "pw", 0, 401}, {"dave", "", 0, 401},
+	} {
 		b := newBrowser(t, g.HTTP().String(), "gw.test", tc.user, tc.password)
+		b.challenge = tc.challenge
 		if res := b.register(); res.StatusCode != tc.want {
 			t.Errorf("%s with %q: %d %s, want %d", tc.user, tc.password, res.StatusCode, res.Reason, tc.want)
 		}
