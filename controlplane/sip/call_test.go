@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	gosip "github.com/emiago/sipgo/sip"
+
 	"github.com/sluicegw/sluice/controlplane/call"
 )
 
@@ -278,4 +280,58 @@ func TestByeInsteadOfAck(t *testing.T) {
 	if a := w.wait(c); !errors.Is(a.err, call.ErrEnded) {
 		t.Fatalf("%+v", a)
 	}
+}
+
+// BYE before the answer ends the INVITE as CANCEL does, by its sender only.
+func TestByeEarly(t *testing.T) {
+	w := newWorld(t)
+	p := w.newPeer("phone1", "UDP")
+	l := p.invite("phone2", "offer", "")
+	i := w.invite()
+	if err := i.Progress(180, nil); err != nil {
+		t.Fatal(err)
+	}
+	l.established(p.response(180, "INVITE"))
+	inviteSeq := l.seq
+
+	stranger := w.newPeer("web1", "WS")
+	l.p = stranger
+	l.do("BYE", "", "")
+	stranger.response(481, "BYE")
+	l.p = p
+	tag := l.remote
+	l.remote += "x"
+	l.do("BYE", "", "")
+	p.response(481, "BYE")
+	l.remote = tag
+	select {
+	case <-i.Cancelled():
+		t.Fatal("somebody else's BYE ended the INVITE")
+	default:
+	}
+
+	l.do("BYE", "", "")
+	codes := map[string]int{}
+	for range 2 {
+		r := p.next("final response", func(m gosip.Message) bool {
+			r, ok := m.(*gosip.Response)
+			return ok && r.StatusCode >= 200 && codes[string(r.CSeq().MethodName)] == 0
+		}).(*gosip.Response)
+		codes[string(r.CSeq().MethodName)] = r.StatusCode
+		if r.StatusCode == 487 {
+			byeSeq := l.seq
+			l.seq = inviteSeq
+			p.ackFailure(l, r)
+			l.seq = byeSeq
+		}
+	}
+	if codes["BYE"] != 200 || codes["INVITE"] != 487 {
+		t.Fatalf("%v", codes)
+	}
+	<-i.Cancelled()
+	if _, _, err := i.Accept(context.Background(), []byte("late"), newHandler()); !errors.Is(err, call.ErrEnded) {
+		t.Fatalf("Accept after BYE: %v", err)
+	}
+	l.do("BYE", "", "")
+	p.response(481, "BYE")
 }

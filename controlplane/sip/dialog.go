@@ -314,7 +314,7 @@ func (d *dialog) admits(f *flow) bool {
 		return true
 	}
 	if d.party.Trunk != "" {
-		return d.s.trunkOf(f) == d.party.Trunk || f.remote.Addr() == cur.remote.Addr()
+		return !f.transport.web() && (d.s.trunkOf(f) == d.party.Trunk || f.remote.Addr() == cur.remote.Addr())
 	}
 	if o := f.getOwner(); o.user != "" {
 		return o.user == d.party.User

@@ -14,6 +14,12 @@ import (
 // inDialog is a request within a dialog (12.2.2).
 func (s *Server) inDialog(f *flow, req *gosip.Request) {
 	d := s.dialogOf(req)
+	if d == nil && req.Method == gosip.BYE {
+		if s.onEarlyBye(f, req) {
+			return
+		}
+		d = s.dialogOf(req) // answered just now
+	}
 	if d == nil {
 		s.stateless(f, req, 481, "")
 		return

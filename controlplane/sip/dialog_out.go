@@ -172,7 +172,7 @@ func (d *dialog) Ack(sdp []byte) error {
 }
 
 // sendAck sends the ACK of a 2xx (13.2.2.4) and returns it, to be repeated.
-func (d *dialog) sendAck(invite *gosip.Request, sdp []byte) (*gosip.Request, error) {
+func (d *dialog) sendAck(invite *gosip.Request, sdp []byte) (*sentAck, error) {
 	ctx, cancel := context.WithTimeout(d.s.ctx, resolveTimeout)
 	defer cancel()
 	f, uri, routes, err := d.hop(ctx)
@@ -189,16 +189,19 @@ func (d *dialog) sendAck(invite *gosip.Request, sdp []byte) (*gosip.Request, err
 	if err != nil {
 		return nil, err
 	}
-	return ack, f.WriteMsg(ack)
+	return &sentAck{ack, f}, f.WriteMsg(ack)
 }
 
-// resend repeats an ACK.
-func (d *dialog) resend(ack *gosip.Request) {
-	ctx, cancel := context.WithTimeout(d.s.ctx, time.Second)
-	defer cancel()
-	if f, _, _, err := d.hop(ctx); err == nil {
-		_ = f.WriteMsg(ack)
+// resend repeats an ACK by the way it went, or, when that connection is gone,
+// the dialog's. It runs where messages are read, so it looks up and opens nothing.
+func (d *dialog) resend(ack *sentAck) {
+	f := ack.f
+	if !f.alive() {
+		d.mu.Lock()
+		f = d.flow
+		d.mu.Unlock()
 	}
+	_ = f.WriteMsg(ack.req)
 }
 
 // Reinvite implements call.Dialog.

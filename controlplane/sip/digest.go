@@ -22,27 +22,29 @@ import (
 // agent tries again by itself.
 const nonceLife = 5 * time.Minute
 
-// A nonce is its time of issue, eight random bytes and a MAC over both. It costs
-// no memory until somebody has answered it rightly.
-func (s *Server) nonce(now time.Time) string {
+// A nonce is its time of issue, eight random bytes and a MAC over both and the
+// address it is for: who answers it has received there, and does not forge his
+// source. It costs no memory until somebody has answered it rightly.
+func (s *Server) nonce(to netip.Addr, now time.Time) string {
 	var b [32]byte
 	binary.BigEndian.PutUint64(b[:8], uint64(now.UnixMilli()))
 	rand.Read(b[8:16])
-	copy(b[16:], s.nonceMAC(b[:16]))
+	copy(b[16:], s.nonceMAC(to, b[:16]))
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-func (s *Server) nonceMAC(b []byte) []byte {
+func (s *Server) nonceMAC(to netip.Addr, b []byte) []byte {
 	m := hmac.New(sha256.New, s.key[:])
 	m.Write([]byte("nonce"))
 	m.Write(b)
+	m.Write(to.AsSlice())
 	return m.Sum(nil)[:16]
 }
 
-// issued returns when a nonce of ours was made.
-func (s *Server) issued(nonce string) (time.Time, bool) {
-	b, err := base64.RawURLEncoding.DecodeString(nonce)
-	if err != nil || len(b) != 32 || !hmac.Equal(b[16:], s.nonceMAC(b[:16])) {
+// issued returns when a nonce of ours for an address was made.
+func (s *Server) issued(nonce string, to netip.Addr) (time.Time, bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(nonce)
+	if err != nil || len(b) != 32 || !hmac.Equal(b[16:], s.nonceMAC(to, b[:16])) {
 		return time.Time{}, false
 	}
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(b[:8]))), true
@@ -148,9 +150,15 @@ func (s *Server) authenticate(f *flow, req *gosip.Request, header string) (user 
 		if !ok || c.realm != s.cfg.Domain {
 			continue
 		}
-		when, mine := s.issued(c.nonce)
 		if !sameTarget(c.uri, req) {
 			return "", unauthenticated
+		}
+		// From before a restart, for another address, or too old: nothing shows
+		// that the source is not forged, so a failure must not count against it,
+		// and the answer must not tell whether the password was right.
+		when, mine := s.issued(c.nonce, f.remote.Addr())
+		if !mine || now.Sub(when) > nonceLife || when.After(now.Add(time.Minute)) {
+			return "", stale
 		}
 		// An unknown user costs the same as a known one.
 		nobody := s.mac("nobody", c.username)
@@ -171,10 +179,6 @@ func (s *Server) authenticate(f *flow, req *gosip.Request, header string) (user 
 				s.log.Warn("authentication fails repeatedly: source slowed down", "source", f.remote.Addr())
 			}
 			return "", unauthenticated
-		}
-		// A right answer to a nonce from before a restart is stale, not wrong.
-		if !mine || now.Sub(when) > nonceLife || when.After(now.Add(time.Minute)) {
-			return c.username, stale
 		}
 		if !s.guard.fresh(c.nonce, c.username, c.nc, when, now) {
 			return c.username, stale
@@ -207,7 +211,7 @@ func (s *Server) challenge(f *flow, req *gosip.Request, code int, v verdict) {
 	if code == 407 {
 		name = "Proxy-Authenticate"
 	}
-	nonce := s.nonce(time.Now())
+	nonce := s.nonce(f.remote.Addr(), time.Now())
 	var hs []gosip.Header
 	for _, a := range s.cfg.offered(f.transport) {
 		val := fmt.Sprintf(`Digest realm="%s", nonce="%s", qop="auth", algorithm=%s`, s.cfg.Domain, nonce, a)
@@ -219,8 +223,12 @@ func (s *Server) challenge(f *flow, req *gosip.Request, code int, v verdict) {
 	s.stateless(f, req, code, "", hs...)
 }
 
-// trunkOf names the trunk a source address belongs to.
+// trunkOf names the trunk a source address belongs to. A browser is never a
+// trunk: it may sit behind the trunk's address.
 func (s *Server) trunkOf(f *flow) string {
+	if f.transport.web() {
+		return ""
+	}
 	a := f.remote.Addr()
 	for _, t := range s.cfg.Trunks {
 		if t.Network != "" && t.Network != f.net.name {

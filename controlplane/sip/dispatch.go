@@ -252,10 +252,37 @@ func (s *Server) onCancel(f *flow, req *gosip.Request) {
 	if err := f.back(req).WriteMsg(res); err != nil {
 		s.log.Debug("response not sent", "code", 200, "source", f.remote, "err", err)
 	}
+	x.abandon()
+}
+
+// onEarlyBye is BYE before the final response, by the one who sent the INVITE:
+// it has the effect of CANCEL (RFC 3261 15). It tells whether it was that.
+func (s *Server) onEarlyBye(f *flow, req *gosip.Request) bool {
+	s.txs.mu.Lock()
+	x := s.txs.early[dialogID{req.CallID().Value(), tagOf(req.To().Params), tagOf(req.From().Params)}]
+	s.txs.mu.Unlock()
+	if x == nil || f.token != x.f.token && (f.transport.web() || x.f.transport.web() || f.remote.Addr() != x.f.remote.Addr()) {
+		return false
+	}
+	if !x.abandon() {
+		return false
+	}
+	s.log.Info("bye received before the answer", "call_id", req.CallID().Value(), "source", f.remote)
+	if bye, err := s.serve(f, req); err != nil {
+		s.stateless(f, req, 200, "")
+	} else {
+		_ = bye.reply(200, "", nil)
+	}
+	return true
+}
+
+// abandon ends an INVITE that nobody wants any more, unless it has its final
+// response: then that stands, and the caller sends BYE. It tells which.
+func (x *serverTx) abandon() bool {
 	x.mu.Lock()
 	if x.code >= 200 {
 		x.mu.Unlock()
-		return // too late: the 2xx stands, the caller sends BYE
+		return false
 	}
 	_ = x.respondLocked(x.response(487, "Request Terminated", nil))
 	cancel := x.cancel
@@ -263,6 +290,7 @@ func (s *Server) onCancel(f *flow, req *gosip.Request) {
 	if cancel != nil {
 		cancel()
 	}
+	return true
 }
 
 // onResponse hands a response to its transaction (17.1.3). One that has none, or

@@ -199,10 +199,18 @@ func TestNonce(t *testing.T) {
 	w := newWorld(t)
 	s := w.s
 	now := time.Now()
-	n := s.nonce(now)
-	when, ok := s.issued(n)
+	here, there := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	n := s.nonce(here, now)
+	when, ok := s.issued(n, here)
 	if !ok || now.Sub(when) > time.Second {
 		t.Fatal("our own nonce is not ours")
+	}
+	if _, ok := s.issued(n, there); ok {
+		t.Fatal("a nonce passes from another address")
+	}
+	// The last digit holds four bits; what else it could say must be refused too.
+	for n[len(n)-1] != 'A' {
+		n = s.nonce(here, now)
 	}
 	for i := range n {
 		b := []byte(n)
@@ -211,7 +219,7 @@ func TestNonce(t *testing.T) {
 		} else {
 			b[i] = 'A'
 		}
-		if _, ok := s.issued(string(b)); ok && string(b) != n {
+		if _, ok := s.issued(string(b), here); ok && string(b) != n {
 			t.Fatalf("a forged nonce passes: byte %d", i)
 		}
 	}
@@ -305,5 +313,80 @@ func TestTrunkByAddress(t *testing.T) {
 	l.answered(ok, "")
 	if a := w.wait(c); a.err != nil || len(a.d.Snapshot().RouteSet) != 1 {
 		t.Fatalf("%+v", a)
+	}
+}
+
+// A browser behind a trunk's address is no trunk, nor speaks for its calls.
+func TestTrunkNotByWebSocket(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Trunks = []Trunk{{Name: "pbx", Network: "main", Sources: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
+	})
+	web := w.newPeer("web1", "WS")
+	l := web.inviteRaw("phone2", "offer", "", "")
+	res := web.final("INVITE")
+	if res.StatusCode != 407 {
+		t.Fatalf("INVITE by WebSocket from a trunk's address: %d", res.StatusCode)
+	}
+	web.ackFailure(l, res)
+
+	p := w.newPeer("4711", "UDP")
+	l = p.inviteRaw("phone2", "offer", "", "")
+	h := newHandler()
+	c := accept(w.invite(), "answer", h)
+	l.answered(p.response(200, "INVITE"), "")
+	if a := w.wait(c); a.err != nil {
+		t.Fatal(a.err)
+	}
+	l.p = web
+	l.do("BYE", "", "")
+	if res := web.final("BYE"); res.StatusCode != 403 {
+		t.Fatalf("BYE of the trunk's call by WebSocket: %d", res.StatusCode)
+	}
+	h.none(t)
+}
+
+// Only who received our nonce can be slowed down: a forged source has none. An
+// answer to another nonce is the same whatever the password.
+func TestForgedFailures(t *testing.T) {
+	w := newWorld(t)
+	p := w.newPeer("phone1", "UDP")
+	answer := func(nonce, password string, count int) string {
+		c := &digest.Challenge{Realm: testDomain, Nonce: nonce, Algorithm: "MD5", QOP: []string{"auth"}}
+		cr, err := digest.Digest(c, digest.Options{Method: "REGISTER", URI: "sip:" + testDomain, Username: "phone1", Password: password, Count: count})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "Authorization: " + cr.String()
+	}
+	here, now := netip.MustParseAddr("127.0.0.1"), time.Now()
+	for name, nonce := range map[string]string{
+		"made up":         "made up",
+		"another's":       w.s.nonce(netip.MustParseAddr("192.0.2.1"), now),
+		"too old":         w.s.nonce(here, now.Add(-nonceLife-time.Second)),
+		"of time to come": w.s.nonce(here, now.Add(time.Hour)),
+	} {
+		for i, password := range append([]string{"p1secret"}, make([]string, guardTries)...) {
+			res := p.registerOnce("", answer(nonce, password, i+1))
+			if res.StatusCode != 401 || !strings.Contains(value(res, "WWW-Authenticate"), "stale=true") {
+				t.Fatalf("%s, answer %d: %d %s", name, i, res.StatusCode, value(res, "WWW-Authenticate"))
+			}
+		}
+	}
+	g := w.s.guard
+	g.mu.Lock()
+	kept := len(g.sources) + len(g.nonces)
+	g.mu.Unlock()
+	if kept != 0 || w.s.Stats().Unauthenticated != 0 {
+		t.Fatal("answers to nonces that are not the source's own leave a trace")
+	}
+	p.register("")
+	mine := w.s.nonce(here, now)
+	for i := range guardTries {
+		if res := p.registerOnce("", answer(mine, "wrong", i+1)); res.StatusCode != 401 || strings.Contains(value(res, "WWW-Authenticate"), "stale") {
+			t.Fatalf("wrong answer %d: %d", i, res.StatusCode)
+		}
+	}
+	if res := p.registerOnce("", answer(mine, "p1secret", guardTries+1)); res.StatusCode != 503 {
+		t.Fatalf("after %d wrong answers: %d", guardTries, res.StatusCode)
 	}
 }

@@ -20,19 +20,25 @@ const (
 	sessionWanted = 1800 * time.Second // what we ask for
 )
 
+// sentAck is the ACK of a 2xx and the way it went.
+type sentAck struct {
+	req *gosip.Request
+	f   *flow
+}
+
 // ackBox holds the ACK of a 2xx for its repetitions.
 type ackBox struct {
 	mu  sync.Mutex
-	ack *gosip.Request
+	ack *sentAck
 }
 
-func (b *ackBox) put(a *gosip.Request) {
+func (b *ackBox) put(a *sentAck) {
 	b.mu.Lock()
 	b.ack = a
 	b.mu.Unlock()
 }
 
-func (b *ackBox) get() *gosip.Request {
+func (b *ackBox) get() *sentAck {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.ack

@@ -54,7 +54,7 @@ func (l *streamListener) serve() {
 				cancel()
 				if err != nil {
 					l.s.log.Debug("tls handshake", "source", remote, "err", err)
-					f.end()
+					l.s.dropFlow(f)
 					return
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -279,4 +280,37 @@ func (s *syncBuffer) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.b.String()
+}
+
+// Whoever fails the handshake is forgotten.
+func TestTLSGarbage(t *testing.T) {
+	cert, _ := testCertificate(t)
+	w := newWorld(t, func(c *Config) {
+		c.Networks[0].TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		c.Networks[0].Listeners = []Listener{{Transport: TLS, Addr: netip.MustParseAddrPort("127.0.0.1:0")}}
+	})
+	for range 20 {
+		c, err := net.Dial("tcp", w.s.Addr("main", TLS).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte("OPTIONS sip:x SIP/2.0\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, c) // until the server closes it
+		c.Close()
+	}
+	w.unconnected()
+}
+
+// unconnected waits until no connection is left.
+func (w *world) unconnected() {
+	w.Helper()
+	limit := time.Now().Add(patience)
+	for w.s.Stats().Connections > 0 {
+		if time.Now().After(limit) {
+			w.Fatalf("%d connections are left", w.s.Stats().Connections)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }

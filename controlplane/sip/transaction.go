@@ -21,13 +21,14 @@ type transactions struct {
 	closed bool
 	server map[string]*serverTx
 	client map[string]*clientTx
-	merged map[string]string // 8.2.2.2: what a request is by From tag, Call-ID, CSeq; its key
-	quiet  *slog.Logger      // sipgo's own lines say nothing a person could act on
+	merged map[string]string      // 8.2.2.2: what a request is by From tag, Call-ID, CSeq; its key
+	early  map[dialogID]*serverTx // 15: new INVITEs, by what a BYE before the answer says
+	quiet  *slog.Logger           // sipgo's own lines say nothing a person could act on
 }
 
 func newTransactions() *transactions {
 	return &transactions{
-		server: map[string]*serverTx{}, client: map[string]*clientTx{}, merged: map[string]string{},
+		server: map[string]*serverTx{}, client: map[string]*clientTx{}, merged: map[string]string{}, early: map[dialogID]*serverTx{},
 		quiet: slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError + 1})),
 	}
 }
@@ -125,12 +126,19 @@ func (s *Server) serve(f *flow, req *gosip.Request) (*serverTx, error) {
 	if tagOf(req.To().Params) == "" {
 		t.merged[merge] = key
 	}
+	id := dialogID{req.CallID().Value(), x.tag, tagOf(req.From().Params)}
+	if req.IsInvite() && tagOf(req.To().Params) == "" {
+		t.early[id] = x
+	}
 	t.server[key] = x
 	x.tx.OnTerminate(func(string, error) {
 		t.mu.Lock()
 		delete(t.server, key)
 		if t.merged[merge] == key {
 			delete(t.merged, merge)
+		}
+		if t.early[id] == x {
+			delete(t.early, id)
 		}
 		t.mu.Unlock()
 	})

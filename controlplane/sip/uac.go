@@ -106,7 +106,7 @@ type outgoing struct {
 // confirmed is a 2xx of one fork.
 type confirmed struct {
 	d   *dialog
-	ack *gosip.Request // nil while the call has no answer for it yet
+	ack *sentAck // nil while the call has no answer for it yet
 }
 
 func (o *outgoing) CallID() string                  { return o.callID }
@@ -429,7 +429,7 @@ func (o *outgoing) success(f *flow, req *gosip.Request, r *gosip.Response, cance
 func (o *outgoing) repeated(f *flow, req *gosip.Request, r *gosip.Response) {
 	o.mu.Lock()
 	c := o.acked[tagOf(r.To().Params)]
-	var ack *gosip.Request
+	var ack *sentAck
 	if c != nil {
 		ack = c.ack
 	}

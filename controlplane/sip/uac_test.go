@@ -389,3 +389,51 @@ func TestInviteErrors(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+// The ACK of a repeated 2xx looks nothing up and opens no connection: it is sent
+// where messages are read.
+func TestAckAgainOpensNothing(t *testing.T) {
+	w := newWorld(t)
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	conns, acks := make(chan net.Conn, 4), make(chan struct{}, 4)
+	go func() {
+		for {
+			c, err := proxy.Accept()
+			if err != nil {
+				return
+			}
+			conns <- c
+			go readAll(c, func([]byte) { acks <- struct{}{} })
+		}
+	}()
+	wait := func() {
+		t.Helper()
+		select {
+		case <-acks:
+		case <-time.After(patience):
+			t.Fatal("no ACK by the route")
+		}
+	}
+	p := w.newPeer("pbx", "UDP")
+	o, _ := w.dialTo(p, nil)
+	req := p.request("INVITE")
+	route := "Record-Route: <sip:" + proxy.Addr().String() + ";transport=tcp;lr>\n"
+	p.reply(req, 200, "x", route, "answer")
+	wait()
+	if r := w.nextResponse(o); r.Dialog == nil {
+		t.Fatalf("%+v", r)
+	}
+	p.reply(req, 200, "x", route, "answer")
+	wait() // by the same way
+	(<-conns).Close()
+	w.unconnected()
+	p.reply(req, 200, "x", route, "answer")
+	p.request("ACK")
+	if len(conns) != 0 {
+		t.Fatal("a repeated ACK opened a connection")
+	}
+}
