@@ -58,6 +58,7 @@ type rig struct {
 	ring     []Keystream
 	large    []KeystreamLarge
 	work     chan func()
+	far      netns.NsHandle // of wire
 	sessions uint32
 	streams  uint32
 	// as BPF_PROG_TEST_RUN gives it: an XDP frame comes by lo unless told
