@@ -15,7 +15,8 @@ const number = byId<HTMLInputElement>('number');
 const user = byId<HTMLInputElement>('user');
 const password = byId<HTMLInputElement>('password');
 const rememberMe = byId<HTMLInputElement>('remember');
-let domain = location.hostname;
+/** The domain of the gateway's users: nobody signs in before it is known. */
+const domain = askDomain();
 let pending: { user: string; password: string } | undefined; // until the gateway has accepted it
 
 const phone = new Phone(
@@ -116,13 +117,22 @@ function busy(on: boolean): void {
   go.textContent = on ? 'Signing in…' : 'Sign in';
 }
 
-function signIn(name: string, secret: string): void {
+async function signIn(name: string, secret: string): Promise<void> {
   hush();
   byId('outcome').textContent = '';
   pending = { user: name, password: secret };
   busy(true);
+  let at: string;
   try {
-    phone.signIn(name, secret, domain);
+    at = await domain;
+  } catch {
+    pending = undefined;
+    busy(false);
+    tell(noAnswer);
+    return;
+  }
+  try {
+    phone.signIn(name, secret, at);
   } catch (error) {
     pending = undefined;
     busy(false);
@@ -207,7 +217,7 @@ byId('signin-form').addEventListener('submit', (e) => {
     (name ? password : user).focus();
     return;
   }
-  signIn(name, password.value);
+  void signIn(name, password.value);
 });
 byId('dial-form').addEventListener('submit', (e) => {
   e.preventDefault();
@@ -250,26 +260,31 @@ document.addEventListener('pointerdown', () => {
   if (remote.srcObject && remote.paused) void remote.play().catch(() => undefined);
 });
 
+const noAnswer = 'The gateway does not answer. Check your network and open the page again.';
+
+async function askDomain(): Promise<string> {
+  const answer = await fetch('./phone.json', { cache: 'no-store' });
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
+  const told: { domain?: string } = await answer.json();
+  return told.domain || location.hostname;
+}
+
 async function start(): Promise<void> {
   user.value = rememberedUser();
   rememberMe.checked = user.value !== '';
   showLine('off');
   void useSpeaker(byId<HTMLAudioElement>('remote'), choice.speaker);
   try {
-    const answer = await fetch('./phone.json', { cache: 'no-store' });
-    if (!answer.ok) throw new Error(`status ${answer.status}`);
-    const told: { domain?: string } = await answer.json();
-    domain = told.domain || domain;
-    byId('domain').textContent = domain;
+    byId('domain').textContent = await domain;
   } catch {
-    tell('The gateway does not answer. Check your network and open the page again.');
+    tell(noAnswer);
     return;
   }
   if (!window.isSecureContext) tell('Browsers give the microphone to safe pages only. Open this page over https:// or on http://localhost.');
   const stored = await storedAccount();
   if (stored && phone.state === 'off' && !pending) {
     rememberMe.checked = true;
-    signIn(stored.user, stored.password);
+    void signIn(stored.user, stored.password);
   }
 }
 
