@@ -28,16 +28,18 @@ type fakeForwarder struct {
 	pause   func()        // in Install
 	stuck   error         // of Release and Remove
 	lost    bool          // every packet goes up
+	fussy   bool          // every injected packet goes up, as fragments and a TTL of 1 do
 	counts  struct{ installs, updates, releases, removes, carried, injected int }
 }
 
 type fakeFlow struct {
 	Flow
-	window   srtp.Window
-	above    uint64
-	until    uint64
-	counters Counters
-	in, out  *srtp.Context
+	window    srtp.Window
+	above     uint64
+	until     uint64
+	counters  Counters
+	installed Counters // that Install was given
+	in, out   *srtp.Context
 }
 
 func newFakeForwarder(t testing.TB) *fakeForwarder {
@@ -95,7 +97,7 @@ func (w *fakeForwarder) Install(f *Flow, state State, cut uint64) error {
 		}
 	}
 	w.flows[f.ID] = &fakeFlow{Flow: *f, window: state.Window, above: cut, until: srtp.IndexMask,
-		in: w.context(f.In), out: w.context(f.Out)}
+		counters: Counters{Jitter: state.Jitter}, installed: state.Counters, in: w.context(f.In), out: w.context(f.Out)}
 	return nil
 }
 
@@ -153,7 +155,11 @@ func (w *fakeForwarder) Inject(network string, packet []byte) (Injected, error) 
 	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte(packet[16:20])), binary.BigEndian.Uint16(packet[22:]))
 	w.mu.Lock()
 	w.counts.injected++
+	fussy := w.fussy
 	w.mu.Unlock()
+	if fussy {
+		return Injected{}, nil
+	}
 	out, remote, _ := w.ingress(packet[28:], from, to)
 	return Injected{Local: to, Remote: remote, Payload: out}, nil
 }
@@ -317,6 +323,17 @@ func (x *wire) deliver(p *peer, raw []byte) {
 			return
 		}
 	}
+	x.up(p, raw)
+}
+
+// up delivers a packet to the transport alone, as one that the programs passed up
+// before they looked at it.
+func (x *wire) up(p *peer, raw []byte) {
+	via := p.transport.rtp
+	if via == nil {
+		via = p.transport.browser.socket
+	}
+	from := unmap(p.addr())
 	b := x.b
 	b.now = time.Now()
 	p.transport.receiveRTP(b, b.bufs[0][:copy(b.bufs[0][:], raw)], via, from)

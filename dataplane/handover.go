@@ -51,15 +51,16 @@ type flow struct {
 	base  uint64 // lowest input index it carries
 	seen  int    // packets forwarded by the user engine
 
-	owner   owner
-	cut     uint64
-	why     Reason    // why it is with the user engine
-	asked   bool      // Install has been asked for
-	retry   time.Time // not before
-	refused int       // packets in sequence that the Forwarder passed up
-	held    []heldPacket
-	done    chan struct{} // closed when Install has returned
-	result  error
+	owner    owner
+	cut      uint64
+	why      Reason    // why it is with the user engine
+	asked    bool      // Install has been asked for
+	retry    time.Time // not before
+	refused  int       // packets that the Forwarder passed up since it last took one
+	declined uint64    // newest SRTP index among them
+	held     []heldPacket
+	done     chan struct{} // closed when Install has returned
+	result   error
 }
 
 type heldPacket struct {
@@ -210,7 +211,7 @@ func (h *handover) settle(t *Transport, s *stream, f *flow) {
 		return
 	}
 	f.owner, f.why = ownerForwarder, ReasonNone
-	s.readAt = time.Time{}
+	s.readAt, s.readCached = time.Time{}, State{}
 	for _, p := range held {
 		if !h.inject(s, p.data, p.via, p.from) {
 			h.plane.drop(s, dropForwarder)
@@ -243,7 +244,8 @@ func (h *handover) replay(t *Transport, s *stream, held []heldPacket) {
 func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via *socket, from netip.AddrPort) bool {
 	f := s.flow
 	seq := uint16(packet[2])<<8 | uint16(packet[3])
-	index := s.window.Estimate(seq)
+	w := h.window(s, b.now)
+	index := w.Estimate(seq)
 	if index <= f.cut && s.near(index) {
 		// Ours: the Forwarder passes up what is at or below the cut. The window
 		// keeps this safe however late the packet is.
@@ -262,21 +264,19 @@ func (h *handover) divert(b *batch, t *Transport, s *stream, packet []byte, via 
 		return true
 	}
 	if h.inject(s, packet, via, from) {
+		f.refused = 0
 		return true
 	}
-	// The programs do not want it either.
-	w := h.read(s, b.now).Window
-	if d := int64(w.Estimate(seq)) - int64(w.Highest()); d > 0 && d <= maxDropout {
-		// They should have: there may be no route any more.
-		if f.refused++; f.refused >= maxRefused && h.takeBack(t, s, h.drain) {
-			s.flow.why, s.flow.retry = ReasonInstallFailed, b.now.Add(retryAfter)
-			return false
-		}
-		h.plane.drop(s, dropForwarder)
-		return true
+	// The programs do not want it either. What they pass up before they look at
+	// the tag (fragments, a TTL of 1, large packets) anyone can send.
+	if t.in.ctx != nil {
+		return h.declined(b, t, s, packet, index)
+	}
+	if d := int64(index) - int64(w.Highest()); d > 0 && d <= maxDropout {
+		return h.refused(b, t, s)
 	}
 	// For plain RTP that is how a sender that started anew looks.
-	if t.in.ctx == nil && s.suspicious && seq == s.suspect && h.takeBack(t, s, 0) {
+	if s.suspicious && seq == s.suspect && h.takeBack(t, s, 0) {
 		return false
 	}
 	s.suspicious, s.suspect = true, seq+1
@@ -338,6 +338,10 @@ func (h *handover) takeState(s *stream, f *flow, state State, drain time.Duratio
 	f.owner = ownerUser
 	carried := state.Counters
 	s.elsewhere.add(carried)
+	if carried.Packets > 0 {
+		// The estimate went over with Install and goes on from where it is now.
+		s.jitter16, s.counters.Jitter = carried.Jitter<<4, carried.Jitter
+	}
 	path := h.forward.Path(f.InNetwork)
 	h.plane.totals.forwarder(path, carried)
 	s.readAt = time.Time{}

@@ -227,7 +227,8 @@ func (e *Engine) install(fl *flow, f *dataplane.Flow, state dataplane.State, cut
 		return err
 	}
 	w := state.Window
-	s := bpf.State{Highest: w.Highest(), Window: w.Bits(), From: cut + 1, Until: bpf.IndexLimit, LastTimestamp: state.LastTimestamp}
+	s := bpf.State{Highest: w.Highest(), Window: w.Bits(), From: cut + 1, Until: bpf.IndexLimit, LastTimestamp: state.LastTimestamp,
+		JitterQ4: state.Jitter << 4}
 	if w.Started() {
 		s.Started = 1
 	}
