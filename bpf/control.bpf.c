@@ -37,6 +37,7 @@ int sluice_control(struct __sk_buff *skb)
 	struct slc_control *request = (void *)(long)skb->data;
 	struct slc_state *state;
 	__u32 slot, operation;
+	__u64 limit;
 
 	if ((void *)(request + 1) > (void *)(long)skb->data_end)
 		return TC_ACT_SHOT;
@@ -49,26 +50,24 @@ int sluice_control(struct __sk_buff *skb)
 	}
 	switch (operation) {
 	case SLC_READ:
-		bpf_spin_lock(&state->lock);
-		copy_state(&request->state, state);
-		bpf_spin_unlock(&state->lock);
+		limit = ~0ULL;
 		break;
 	case SLC_RELEASE:
-		bpf_spin_lock(&state->lock);
-		if (!state->started || state->highest < state->from) {
-			/* nothing accepted since the hand-over: give back all of it */
-			if (state->until > state->from)
-				state->until = state->from;
-		} else if (state->until > state->highest + 1) {
-			state->until = state->highest + 1;
-		}
-		copy_state(&request->state, state);
-		bpf_spin_unlock(&state->lock);
+	case SLC_CLOSE:
+		limit = 0;
 		break;
 	default:
 		request->result = -EINVAL;
 		return TC_ACT_OK;
 	}
+	bpf_spin_lock(&state->lock);
+	/* nothing accepted since the hand-over: a release gives back all of it */
+	if (operation == SLC_RELEASE)
+		limit = state->started && state->highest >= state->from ? state->highest + 1 : state->from;
+	if (state->until > limit)
+		state->until = limit;
+	copy_state(&request->state, state);
+	bpf_spin_unlock(&state->lock);
 	request->result = 0;
 	return TC_ACT_OK;
 }

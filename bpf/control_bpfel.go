@@ -101,6 +101,7 @@ type ControlSlcOperation uint32
 const (
 	ControlSlcOperationSLC_READ    ControlSlcOperation = 1
 	ControlSlcOperationSLC_RELEASE ControlSlcOperation = 2
+	ControlSlcOperationSLC_CLOSE   ControlSlcOperation = 3
 )
 
 type ControlSlcProfile uint32

@@ -174,6 +174,16 @@ func TestControl(t *testing.T) {
 		t.Errorf("released again %+v", again)
 	}
 
+	closed := r.act(OpClose, s.slot)
+	if closed.Result != 0 || closed.State.Until != 0 || closed.State.Packets != 3 || closed.State.Highest != 8 {
+		t.Errorf("closed %+v", closed)
+	}
+	want(5, "up_released") // not even what a release would still let through
+	want(9, "up_released")
+	if got := r.state(s); got != closed.State {
+		t.Errorf("after the close the state is %+v, it returned %+v", got, closed.State)
+	}
+
 	idle := r.install(r.session(Plain, rnd), r.session(Plain, rnd), 0, 2, func(_ *Stream, state *State) {
 		state.Started, state.Highest, state.From = 1, 100, 101
 	})

@@ -46,6 +46,7 @@ const (
 	AEADGCM        = ControlSlcProfileSLC_AEAD_AES_128GCM       // AEAD_AES_128_GCM
 	OpRead         = ControlSlcOperationSLC_READ
 	OpRelease      = ControlSlcOperationSLC_RELEASE
+	OpClose        = ControlSlcOperationSLC_CLOSE
 	StripExtension = ControlSlcStreamFlagSLC_STRIP_EXTENSION
 	InLarge        = ControlSlcStreamFlagSLC_IN_LARGE
 	OutLarge       = ControlSlcStreamFlagSLC_OUT_LARGE

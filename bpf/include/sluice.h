@@ -229,6 +229,7 @@ struct slc_counters {
 enum slc_operation {
 	SLC_READ = 1,		/* state */
 	SLC_RELEASE = 2,	/* until = highest + 1 (or from), then state */
+	SLC_CLOSE = 3,		/* until = 0, then state: it is final */
 };
 
 struct slc_control {

@@ -187,7 +187,8 @@ func (e *Engine) Install(f *dataplane.Flow, state dataplane.State, cut uint64) e
 	}
 	fl := &flow{id: f.ID, cut: cut}
 	if err := e.install(fl, f, state, cut); err != nil {
-		return fmt.Errorf("install flow %d: %w", f.ID, errors.Join(err, e.withdraw(fl)))
+		_, withdrawErr := e.withdraw(fl)
+		return fmt.Errorf("install flow %d: %w", f.ID, errors.Join(err, withdrawErr))
 	}
 	e.flows[f.ID] = fl
 	return nil
@@ -239,12 +240,17 @@ func (e *Engine) install(fl *flow, f *dataplane.Flow, state dataplane.State, cut
 		return fmt.Errorf("clear the drop counter: %w", err)
 	}
 	e.filler.add(slot, cut, fl.rings)
+	if err := e.bind(fl, f.Bindings); err != nil {
+		return err
+	}
 	how := ebpf.UpdateNoExist
 	if before != nil {
 		// A stream that came back and goes again: what is left of its drain is
 		// the user engine's now, whose window has all of it.
 		how = ebpf.UpdateAny
 	}
+	// Last, for now the programs take packets: a stream that was live in an
+	// install that failed would have used indices of which nobody knows.
 	if err := e.objects.maps.streams.Update(fl.key, v, how); err != nil {
 		return mapError("streams", err)
 	}
@@ -253,7 +259,7 @@ func (e *Engine) install(fl *flow, f *dataplane.Flow, state dataplane.State, cut
 	if before != nil {
 		before.listed = false
 	}
-	return e.bind(fl, f.Bindings)
+	return nil
 }
 
 // mapError tells a full map from other trouble.

@@ -14,6 +14,7 @@ import (
 
 // Answers of the programs, from linux/bpf.h and linux/pkt_cls.h.
 const (
+	xdpDropped    = 1
 	xdpTransmit   = 3
 	xdpRedirected = 4
 	tcRedirected  = 7
@@ -61,38 +62,32 @@ func (e *Engine) Inject(network string, packet []byte) (dataplane.Injected, erro
 	out := make([]byte, len(frame)+injectRoom)
 
 	if at.xdp != nil {
-		taken, err := runOn(e.objects.xdp, frame, out, xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(at.report.Index)}, xdpTransmit, xdpRedirected)
+		verdict, made, err := runOn(e.objects.xdp, frame, out, xdpContext{DataEnd: uint32(len(frame)), IngressIfindex: uint32(at.report.Index)})
 		if err != nil {
 			return dataplane.Injected{}, fmt.Errorf("inject: %w", err)
 		}
-		if taken != nil {
-			return datagram(taken)
+		switch verdict {
+		case xdpTransmit, xdpRedirected:
+			return datagram(made)
+		case xdpDropped: // tc would never see it
+			return dataplane.Injected{}, nil
 		}
 	}
-	taken, err := runOn(e.objects.tc, frame, out, skbContext{Ifindex: uint32(at.report.Index)}, tcRedirected)
+	verdict, made, err := runOn(e.objects.tc, frame, out, skbContext{Ifindex: uint32(at.report.Index)})
 	if err != nil {
 		return dataplane.Injected{}, fmt.Errorf("inject: %w", err)
 	}
-	if taken == nil {
+	if verdict != tcRedirected {
 		return dataplane.Injected{}, nil
 	}
-	return datagram(taken)
+	return datagram(made)
 }
 
-// runOn runs a program once and returns what it made of the frame when it
-// answered with one of the verdicts, nil otherwise.
-func runOn(p *ebpf.Program, frame, out []byte, context any, forwarded ...uint32) ([]byte, error) {
+// runOn runs a program once and returns its verdict and what it made of the frame.
+func runOn(p *ebpf.Program, frame, out []byte, context any) (verdict uint32, made []byte, err error) {
 	run := ebpf.RunOptions{Data: frame, DataOut: out, Context: context, Repeat: 1}
-	verdict, err := p.Run(&run)
-	if err != nil {
-		return nil, err
-	}
-	for _, v := range forwarded {
-		if verdict == v {
-			return run.DataOut, nil
-		}
-	}
-	return nil, nil
+	verdict, err = p.Run(&run)
+	return verdict, run.DataOut, err
 }
 
 var errNotUDP = errors.New("inject: what came out is not UDP over IP")

@@ -222,7 +222,8 @@ func (e *Engine) reap(now time.Duration) error {
 		if now-o.lastSeen(&s) < orphanIdle {
 			return false
 		}
-		errs = append(errs, e.withdraw(o.flow))
+		s, err = e.withdraw(o.flow)
+		errs = append(errs, err)
 		e.log.Info("orphaned stream reaped", "ssrc", o.flow.key.Ssrc, "packets", s.Packets)
 		return true
 	})

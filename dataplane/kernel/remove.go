@@ -49,7 +49,8 @@ func (e *Engine) Release(id dataplane.FlowID) (dataplane.State, error) {
 	return e.state(fl, &s)
 }
 
-// Remove implements dataplane.Forwarder. The keys are wiped within a second,
+// Remove implements dataplane.Forwarder. The state is final: no packet that a
+// program has under way is accepted after it, released before or not. The keys are wiped within a second,
 // once no other flow uses their session.
 func (e *Engine) Remove(id dataplane.FlowID) (dataplane.State, error) {
 	e.mu.Lock()
@@ -59,11 +60,7 @@ func (e *Engine) Remove(id dataplane.FlowID) (dataplane.State, error) {
 		return dataplane.State{}, fmt.Errorf("remove flow %d: %w", id, errNotInstalled)
 	}
 	delete(e.flows, id)
-	err := e.withdraw(fl)
-	s, readErr := e.control(bpf.OpRead, fl.value.Slot)
-	if readErr != nil {
-		return dataplane.State{}, fmt.Errorf("remove flow %d: %w", id, errors.Join(err, readErr))
-	}
+	s, err := e.withdraw(fl)
 	state, readErr := e.state(fl, &s)
 	if err = errors.Join(err, readErr); err != nil {
 		return state, fmt.Errorf("remove flow %d: %w", id, err)
@@ -72,9 +69,16 @@ func (e *Engine) Remove(id dataplane.FlowID) (dataplane.State, error) {
 }
 
 // withdraw takes a stream, or as much of it as was installed, out of the
-// programs' sight and buries the rest.
-func (e *Engine) withdraw(fl *flow) error {
+// programs' sight and buries the rest. It returns the stream's last state, zero
+// where that cannot be had.
+func (e *Engine) withdraw(fl *flow) (last bpf.State, err error) {
 	var errs []error
+	if fl.hasSlot {
+		// Before all else: a program past the streams look-up runs on.
+		if last, err = e.control(bpf.OpClose, fl.value.Slot); err != nil {
+			errs = append(errs, fmt.Errorf("close the stream: %w", err))
+		}
+	}
 	if fl.listed {
 		delete(e.streams, fl.key)
 		if err := e.objects.maps.streams.Delete(fl.key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -102,7 +106,7 @@ func (e *Engine) withdraw(fl *flow) error {
 	case e.graves.wake <- struct{}{}:
 	default:
 	}
-	return errors.Join(errs...)
+	return last, errors.Join(errs...)
 }
 
 // bury wipes what is due at now and gives its slots back; the zero time means
