@@ -51,6 +51,7 @@ type Config struct {
 // Engine is the kernel's side of the data plane, a dataplane.Forwarder.
 type Engine struct {
 	log         *slog.Logger
+	runsAlone   bool // Inject is safe
 	dir         *directory
 	objects     *objects
 	routes      *netlink.Handle
@@ -92,6 +93,8 @@ func New(cfg Config) (_ *Engine, err error) {
 		sessions: make(map[dataplane.SessionID]*session),
 		bindings: make(map[bpf.BindingKey]uint32),
 		report:   Report{Kernel: kernelRelease(), Layout: bpf.Layout},
+
+		runsAlone: runsAlone(),
 	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)

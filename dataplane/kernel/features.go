@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/cilium/ebpf/features"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -89,4 +90,11 @@ func kernelRelease() string {
 		return fmt.Sprintf("unknown (%v)", err)
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// runsAlone tells whether BPF_PROG_TEST_RUN keeps packets of its processor out
+// while a program runs: Linux 6.11 and later.
+func runsAlone() bool {
+	v, err := features.LinuxVersionCode()
+	return err == nil && v >= 6<<16|11<<8
 }

@@ -45,6 +45,9 @@ type skbContext struct {
 
 // Inject implements dataplane.Forwarder.
 func (e *Engine) Inject(network string, packet []byte) (dataplane.Injected, error) {
+	if !e.runsAlone {
+		return dataplane.Injected{}, errInterruptible
+	}
 	at, ok := e.networks[network]
 	if !ok {
 		return dataplane.Injected{}, fmt.Errorf("inject: network %q is not served by the kernel", network)
@@ -89,6 +92,12 @@ func runOn(p *ebpf.Program, frame, out []byte, context any) (verdict uint32, mad
 	verdict, err = p.Run(&run)
 	return verdict, run.DataOut, err
 }
+
+// errInterruptible: before Linux 6.11 a packet of the same processor may interrupt
+// BPF_PROG_TEST_RUN, and both would work in one per-CPU scratch, so that one could
+// leave under the other's keystream. What only user space sees whole is dropped
+// there, and counted.
+var errInterruptible = errors.New("inject: this kernel may interrupt the run of a program; 6.11 and later may not")
 
 var errNotUDP = errors.New("inject: what came out is not UDP over IP")
 
